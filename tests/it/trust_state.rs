@@ -249,6 +249,44 @@ async fn runtime_without_a_cache_refuses_older_versions() {
     deploy("sp1.example", "2.1").await.expect("a domain that is there goes on");
 }
 
+/// Another user plants folders and keys where the cache folder is shared and sticky, like `/tmp`.
+/// The list of entries comes from a runtime that has deployed a stub, so it is complete.
+#[tokio::test]
+async fn every_entry_of_a_shared_cache_folder_is_checked() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    const STRANGER: u32 = 12_345;
+    let (cache, source) = (tempfile::tempdir().expect("a folder"), MemorySource::new());
+    fs::set_permissions(cache.path(), fs::Permissions::from_mode(0o1777)).expect("set");
+    let start = async || {
+        // With no other folder of compiled code, unlike other tests.
+        let builder = Runtime::builder().home_domain("home.example").cache_dir(cache.path());
+        builder.source(source.clone()).build().await
+    };
+    publish(&source, "sp1.example", "1.0", &component("actor"), json!({}));
+    let runtime = start().await.expect("a runtime");
+    runtime.deploy_protostub("sp1.example").await.expect("a stub").until_live().await.expect("live");
+    runtime.shutdown(std::time::Duration::from_secs(10)).await;
+    let entries = fs::read_dir(cache.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort();
+    let names: Vec<_> = entries.iter().filter_map(|entry| entry.file_name()?.to_str()).collect();
+    assert_eq!(names, ["committed", "compiled", "compiled.key", "components", "descriptors", "keys", "trust.key"]);
+    for entry in &entries {
+        if chown(entry, Some(STRANGER), None).is_err() {
+            return; // Only root may give files away.
+        }
+        let error = start().await.err().unwrap_or_else(|| panic!("{} is used", entry.display()));
+        let mut error: &dyn std::error::Error = &error;
+        let mut text = error.to_string();
+        while let Some(source) = error.source() {
+            (error, text) = (source, format!("{text}: {source}"));
+        }
+        assert!(text.contains("user 12345") && text.contains(&entry.display().to_string()), "{text}");
+        chown(entry, Some(fs::metadata(cache.path()).expect("a folder").uid()), None).expect("taken back");
+    }
+    start().await.expect("a runtime");
+}
+
 /// A version of 999999 locks out all real ones, until the operator resets the accepted version.
 #[tokio::test]
 async fn forgotten_version_lets_lower_versions_be_deployed() {

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use protostub_egress::Egress;
+use protostub_files::OtherWriters;
 use protostub_types::{Descriptor, Domain, SafeText, Sha256Digest, StubKey};
 use tracing::{debug, warn};
 use url::Url;
@@ -16,10 +17,11 @@ use url::Url;
 use crate::{
     AcceptedRelease, Attempt, CatalogueConfig, CatalogueError, Fault, Held, HttpsSource, Request, Source, StoreError, Subject,
     TrustStateError, Validators, VerifiedComponent,
-    committed::Commits,
-    copies::{Copies, Copy, Kept},
+    committed::{COMMITTED, Commits},
+    copies::{Copies, Copy, DESCRIPTORS, Kept},
     error::beginning,
     receive::{Limits, Received, receive},
+    seal::Seal,
     store::Store,
     trust::{self, Authenticity, Judgement, KeySet, PublicKey, Published, SignatureError, Signatures},
     well_known,
@@ -148,13 +150,23 @@ impl Catalogue {
     /// asks the network last.
     ///
     /// # Errors
-    /// If the cache folder cannot be created.
+    /// If the cache folder or its key cannot be created or used, or other users can replace them.
     pub fn new(config: CatalogueConfig, egress: Egress, sources: Vec<Arc<dyn Source>>) -> Result<Self, StoreError> {
         let dir = config.cache_dir.as_deref();
-        let store = dir.map(|dir| Store::open(dir, config.max_store_bytes)).transpose()?;
-        let copies = dir.map(|dir| Copies::open(dir, config.most_descriptor_bytes())).transpose()?;
-        let commits = Commits::open(dir, config.accepted_versions)?;
-        let keys = Published::open(dir, config.key_sets)?;
+        let writers = OtherWriters::allowed(config.allow_other_writers);
+        let folders = [trust::KEYS, COMMITTED, DESCRIPTORS];
+        let open = |dir| Seal::open(dir, &folders, config.cache_key.as_deref(), DESCRIPTORS, writers);
+        let seal = dir.map(open).transpose()?;
+        let cache = dir.zip(seal.as_ref());
+        let store = dir.map(|dir| Store::open(dir, config.max_store_bytes, writers)).transpose()?;
+        let copies = cache.map(|(dir, seal)| Copies::open(dir, seal, config.most_descriptor_bytes())).transpose()?;
+        let commits = Commits::open(cache, config.accepted_versions)?;
+        let keys = Published::open(cache, config.key_sets)?;
+        if let Some(seal) = seal.filter(|seal| !seal.is_marked()) {
+            commits.adopt_earlier()?;
+            keys.remove_earlier()?;
+            seal.mark()?;
+        }
         let network = config.network.then(|| Arc::new(HttpsSource::new(egress, &config)) as Arc<dyn Source>);
         Ok(Self {
             inner: Arc::new(CatalogueInner { config, sources, network, store, copies, commits, keys, served: Mutex::default() }),

@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Bounds, StoreError, TrustStateError,
     ledger::{Entry, Ledger, Record},
+    seal::Seal,
 };
+
+/// Name of the folder, and of the kind of its files.
+pub(crate) const COMMITTED: &str = "committed";
 
 /// The last accepted version of a stub: see [`Catalogue::commit`](crate::Catalogue::commit).
 #[expect(clippy::exhaustive_structs, reason = "a caller accepts all of it")]
@@ -61,8 +65,13 @@ impl File {
 }
 
 impl Commits {
-    pub(crate) fn open(cache_dir: Option<&Path>, bounds: Bounds) -> Result<Self, StoreError> {
-        Ledger::open(cache_dir.map(|dir| dir.join("committed")).as_deref(), bounds).map(Self)
+    pub(crate) fn open(cache: Option<(&Path, &Seal)>, bounds: Bounds) -> Result<Self, StoreError> {
+        Ledger::open(cache.map(|(dir, seal)| (dir.join(COMMITTED), seal.of(COMMITTED))), bounds).map(Self)
+    }
+
+    /// Adopts the versions of earlier releases, which have no tags. A planted one can only refuse.
+    pub(crate) fn adopt_earlier(&self) -> Result<(), StoreError> {
+        self.0.adopt(true)
     }
 
     pub(crate) async fn load(&self, key: &StubKey) -> Result<Option<AcceptedRelease>, TrustStateError> {

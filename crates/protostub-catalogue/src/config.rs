@@ -17,9 +17,19 @@ pub struct CatalogueConfig {
     pub home: Domain,
     /// Folder for components, copies of descriptors, domains' keys and accepted versions. They go
     /// into its folders `components`, `descriptors`, `keys` and `committed`. With `None`, only
-    /// accepted versions and keys are kept, in memory. Several processes may share the folder. They
-    /// trust each other with the descriptors, so the folder must belong to a single user.
+    /// accepted versions and keys are kept, in memory. Several processes of one user may share the
+    /// folder. No other user may be able to replace it, or a folder on the path to it.
     pub cache_dir: Option<PathBuf>,
+    /// File with the key that authenticates copies of descriptors, domains' keys and accepted
+    /// versions in [`Self::cache_dir`]. If the file is missing, the catalogue creates it, for its
+    /// owner only. The file may not be in the folders that it authenticates.
+    ///
+    /// `None` puts the key into the folder itself, as `trust.key`. With another key, copies are
+    /// fetched again, and accepted versions refuse their stubs as damaged records.
+    pub cache_key: Option<PathBuf>,
+    /// If other users may own, or write to, the folders on the path to [`Self::cache_dir`] and that
+    /// folder itself: `false`. They can then remove records, or put earlier ones in their place.
+    pub allow_other_writers: bool,
     /// Maximum size of the stored components together, in bytes: 1 GiB. The component that was not
     /// used for the longest time is removed first.
     pub max_store_bytes: u64,
@@ -132,6 +142,8 @@ impl CatalogueConfig {
         Self {
             home,
             cache_dir: None,
+            cache_key: None,
+            allow_other_writers: false,
             max_store_bytes: 1024 * 1024 * 1024,
             accepted_versions: Bounds::ACCEPTED_VERSIONS,
             key_sets: Bounds::KEY_SETS,

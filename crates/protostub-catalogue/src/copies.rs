@@ -15,8 +15,12 @@ use crate::{
     StoreError,
     folder::{Name, Pool},
     https::MAX_KEPT,
+    seal::Seal,
     source::Validators,
 };
+
+/// Name of the folder, and of the kind of its files.
+pub(crate) const DESCRIPTORS: &str = "descriptors";
 
 /// Maximum number of descriptors in the folder, and their maximum size together, in bytes.
 const MAX_FILES: usize = 16_384;
@@ -35,7 +39,7 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Copies of descriptors in the folder `descriptors`. Each is in a file that is named by the digest
 /// of its URL: a line of JSON about the copy, then the descriptor, verbatim. Copies are trusted,
-/// unlike components, so the folder must be the user's own.
+/// unlike components, so a key authenticates each file.
 #[derive(Clone)]
 pub(crate) struct Copies {
     pool: Pool,
@@ -137,8 +141,9 @@ struct CopyHeader {
 }
 
 impl Copies {
-    pub(crate) fn open(cache_dir: &Path, max_descriptor_bytes: usize) -> Result<Self, StoreError> {
-        let pool = Pool::open(cache_dir.join("descriptors"), MAX_FILES, MAX_FOLDER_BYTES)?;
+    pub(crate) fn open(cache_dir: &Path, seal: &Seal, max_descriptor_bytes: usize) -> Result<Self, StoreError> {
+        let (seal, writers) = (seal.of(DESCRIPTORS), seal.writers());
+        let pool = Pool::open(cache_dir.join(DESCRIPTORS), MAX_FILES, MAX_FOLDER_BYTES, Some(seal), writers)?;
         Ok(Self { pool, max_descriptor_bytes, recent: Arc::default() })
     }
 

@@ -7,16 +7,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use protostub_files::{OtherWriters, create_partial, private_folder, remove_abandoned};
 use protostub_types::Sha256Digest;
 use tempfile::NamedTempFile;
 
-use crate::StoreError;
-
-/// Prefix of the names of files that are still being written.
-const PARTIAL: &str = ".partial-";
-/// Age from which such a file counts as left behind by a process that died, on systems without
-/// locks.
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
+use crate::{
+    StoreError,
+    seal::{Seal, TAG_BYTES},
+};
 
 /// Time after a use in which the file is not marked as used again.
 const USED_LATELY: Duration = Duration::from_secs(60 * 60);
@@ -30,12 +28,15 @@ const SPARE: usize = 8;
 const SHARES: usize = 8;
 
 /// A folder whose files appear whole or not at all, and are replaced but never changed. Any number
-/// of processes may share the folder.
+/// of processes may share the folder. No other user may be able to write to the folder.
 ///
 /// All methods block.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// Authenticates the files. `None` if the name of a file is the digest of its content.
+    seal: Option<Seal>,
+    writers: OtherWriters,
 }
 
 /// A folder with a limit on files and bytes. Files of registrable domains that hold more than their
@@ -78,6 +79,12 @@ impl Name {
     }
 }
 
+/// Returns the subject in the name of a file. Returns `None` if the file is not one of a folder:
+/// such a file does not count, and nothing removes it.
+fn subject(file: &str) -> Option<Sha256Digest> {
+    file.split('.').next()?.parse().ok()
+}
+
 /// Returns the owner in the name of a file. Empty for a name of an earlier version.
 fn owner(file: &str) -> &str {
     file.split_once('.').map_or("", |(_, owner)| owner)
@@ -118,13 +125,12 @@ struct Room {
 
 impl Folder {
     /// Creates the folder, and removes partial files of processes that died.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, StoreError> {
-        create_private(&path).map_err(|source| StoreError { path: path.clone(), source })?;
-        let folder = Self { path };
-        if let Err(error) = folder.remove_abandoned() {
-            tracing::debug!(%error, folder = %folder.path.display(), "failed to look for files of processes that died");
+    pub(crate) fn open(path: PathBuf, seal: Option<Seal>, writers: OtherWriters) -> Result<Self, StoreError> {
+        let path = private_folder(&path, writers).map_err(|source| StoreError { path, source })?;
+        if let Err(error) = remove_abandoned(&path) {
+            tracing::debug!(%error, folder = %path.display(), "failed to look for files of processes that died");
         }
-        Ok(folder)
+        Ok(Self { path, seal, writers })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -142,9 +148,9 @@ impl Folder {
     }
 
     /// Reads a whole file, and marks the file as used. Returns `None` if it does not exist; fails
-    /// if it is longer than `max_bytes`.
+    /// if it is longer than `max_bytes`, or not authentic ([`io::ErrorKind::InvalidData`]).
     pub(crate) fn read(&self, name: &Name, max_bytes: usize) -> io::Result<Option<Vec<u8>>> {
-        self.open_used(name)?.map(|file| read_at_most(file, max_bytes)).transpose()
+        self.open_used(name)?.map(|file| self.content(name, file, max_bytes)).transpose()
     }
 
     /// Does the same. Also returns the stamp that tells the file from any replacement.
@@ -152,7 +158,47 @@ impl Folder {
         let Some(file) = self.open_used(name)? else { return Ok(None) };
         // Taken before reading: if the file is changed meanwhile, the stamp no longer matches.
         let stamp = Stamp::of(&file.metadata()?);
-        Ok(Some((read_at_most(file, max_bytes)?, stamp)))
+        Ok(Some((self.content(name, file, max_bytes)?, stamp)))
+    }
+
+    fn content(&self, name: &Name, file: fs::File, max_bytes: usize) -> io::Result<Vec<u8>> {
+        match &self.seal {
+            None => read_at_most(file, max_bytes),
+            Some(seal) => seal.unclose(name.subject, read_at_most(file, max_bytes.saturating_add(TAG_BYTES))?),
+        }
+    }
+
+    /// Gives the files of earlier releases, which have no tag, their tags. With `keep` as `false`,
+    /// removes them instead. Files that are longer than `max_bytes` stay as they are.
+    ///
+    /// # Errors
+    /// If a file cannot be read or replaced.
+    pub(crate) fn adopt(&self, keep: bool, max_bytes: usize) -> Result<(), StoreError> {
+        let Some(seal) = &self.seal else { return Ok(()) };
+        let fail = |path: &Path, source| StoreError { path: path.to_owned(), source };
+        for entry in fs::read_dir(&self.path).map_err(|error| fail(&self.path, error))? {
+            let entry = entry.map_err(|error| fail(&self.path, error))?;
+            let (path, file) = (entry.path(), entry.file_name());
+            let subject = subject(&file.to_string_lossy());
+            let Some(subject) = subject.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) else { continue };
+            let bytes = match fs::File::open(&path).and_then(|file| read_at_most(file, max_bytes)) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => continue,
+                Err(error) => return Err(fail(&path, error)),
+            };
+            if Seal::has_tag(&bytes) {
+                continue;
+            }
+            let adopted = match keep {
+                true => self.draft(&seal.close(subject, &bytes)).and_then(|file| {
+                    file.as_file().sync_data()?;
+                    file.persist(&path).map(drop).map_err(io::Error::from)
+                }),
+                false => remove(&path),
+            };
+            adopted.map_err(|error| fail(&path, error))?;
+        }
+        Ok(())
     }
 
     /// Returns `true` if a file still has this stamp and was marked as used lately, so that it need
@@ -195,29 +241,38 @@ impl Folder {
 
     /// Writes, or replaces, a file.
     pub(crate) fn write(&self, name: &Name, bytes: &[u8]) -> io::Result<()> {
-        self.place(self.stage(bytes)?, name)
+        self.place(self.stage(name, bytes)?, name)
     }
 
-    /// Writes a file without a name. Dropping the file removes it.
-    pub(crate) fn stage(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
-        let file = self.draft(bytes)?;
+    /// Writes the file that gets this name later. Dropping the file removes it.
+    pub(crate) fn stage(&self, name: &Name, bytes: &[u8]) -> io::Result<NamedTempFile> {
+        let mut file = self.make()?;
+        match &self.seal {
+            None => file.write_all(bytes)?,
+            Some(seal) => file.write_all(&seal.close(name.subject, bytes))?,
+        }
         // After a crash of the machine there could otherwise be the name without the content.
         file.as_file().sync_data()?;
         Ok(file)
     }
 
-    /// Does the same, without waiting for the disk. Creates the folder if it was removed.
+    /// Writes a file without a name and without a tag. Does not wait for the disk.
     pub(crate) fn draft(&self, bytes: &[u8]) -> io::Result<NamedTempFile> {
-        let make = || partial_file(&self.path);
-        let mut file = match make() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create_private(&self.path)?;
-                make()?
-            }
-            made => made?,
-        };
+        let mut file = self.make()?;
         file.write_all(bytes)?;
         Ok(file)
+    }
+
+    /// Makes an empty file. Creates the folder and the key if they were removed.
+    fn make(&self) -> io::Result<NamedTempFile> {
+        match create_partial(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                private_folder(&self.path, self.writers)?;
+                self.seal.as_ref().map_or(Ok(()), Seal::restore)?;
+                create_partial(&self.path)
+            }
+            made => made,
+        }
     }
 
     /// Gives a file its name, and replaces the file that had the name.
@@ -249,11 +304,13 @@ impl Folder {
         };
         for entry in entries {
             let entry = entry?;
-            if is_partial(&entry) {
+            let file = entry.file_name();
+            let file = file.to_string_lossy();
+            if subject(&file).is_none() {
                 continue;
             }
             all += 1;
-            if owner(&entry.file_name().to_string_lossy()) == name.owner {
+            if owner(&file) == name.owner {
                 let used = entry.metadata().and_then(|metadata| metadata.modified());
                 own.push((used.unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
             }
@@ -261,64 +318,18 @@ impl Folder {
         own.sort();
         Ok((all, own.into_iter().map(|(_, path)| path).collect()))
     }
-
-    /// Removes the partial files that no process writes any more.
-    fn remove_abandoned(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if is_partial(&entry) && entry.file_type()?.is_file() {
-                // Another process may remove the file at the same time.
-                let _ = remove_if_abandoned(&entry.path());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Creates a partial file. Its lock shows other processes that this one writes it. The system
-/// releases the lock when the process ends or is killed.
-fn partial_file(folder: &Path) -> io::Result<NamedTempFile> {
-    loop {
-        let file = tempfile::Builder::new().prefix(PARTIAL).tempfile_in(folder)?;
-        match file.as_file().try_lock() {
-            // A process that starts took the file for abandoned before it had its lock.
-            Err(fs::TryLockError::WouldBlock) => continue,
-            // Without locks, a file counts as abandoned by its age.
-            Ok(()) | Err(fs::TryLockError::Error(_)) => {}
-        }
-        if has_a_name(file.as_file())? {
-            return Ok(file);
-        }
-    }
-}
-
-/// Returns `false` if another process has removed the file.
-fn has_a_name(file: &fs::File) -> io::Result<bool> {
-    #[cfg(unix)]
-    return Ok(std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 0);
-    #[cfg(not(unix))]
-    return file.metadata().map(|_| true);
-}
-
-/// Removes a partial file, unless a process writes it.
-fn remove_if_abandoned(path: &Path) -> io::Result<()> {
-    let file = fs::File::options().write(true).open(path)?;
-    let is_abandoned = match file.try_lock() {
-        Ok(()) => true,
-        Err(fs::TryLockError::WouldBlock) => false,
-        Err(fs::TryLockError::Error(_)) => {
-            let age = SystemTime::now().duration_since(file.metadata()?.modified()?);
-            age.is_ok_and(|age| age > ABANDONED)
-        }
-    };
-    // The lock is held, so that no process can begin to write the file.
-    if is_abandoned { fs::remove_file(path) } else { Ok(()) }
 }
 
 impl Pool {
     /// Creates the folder, and removes partial files of processes that died.
-    pub(crate) fn open(path: PathBuf, max_files: usize, max_bytes: u64) -> Result<Self, StoreError> {
-        Ok(Self { folder: Folder::open(path)?, max_files, max_bytes, room: Arc::default() })
+    pub(crate) fn open(
+        path: PathBuf,
+        max_files: usize,
+        max_bytes: u64,
+        seal: Option<Seal>,
+        writers: OtherWriters,
+    ) -> Result<Self, StoreError> {
+        Ok(Self { folder: Folder::open(path, seal, writers)?, max_files, max_bytes, room: Arc::default() })
     }
 
     pub(crate) fn folder(&self) -> &Folder {
@@ -376,8 +387,8 @@ impl Pool {
             let entry = entry?;
             // Another process has just removed this file, so it does not count.
             let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.is_file() && !is_partial(&entry) {
-                let name = entry.file_name().to_string_lossy().into_owned();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if metadata.is_file() && subject(&name).is_some() {
                 let share = held.entry(owner(&name).to_owned()).or_default();
                 *share = (share.0 + 1, share.1 + metadata.len());
                 files.push((metadata.modified()?, metadata.len(), name));
@@ -419,10 +430,6 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn is_partial(entry: &fs::DirEntry) -> bool {
-    entry.file_name().to_string_lossy().starts_with(PARTIAL)
-}
-
 /// Reads a whole file. Fails if it is longer than `max_bytes`.
 fn read_at_most(file: fs::File, max_bytes: usize) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(max_bytes).unwrap_or(u64::MAX);
@@ -436,38 +443,13 @@ fn read_at_most(file: fs::File, max_bytes: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Creates a folder that only the current user can write to. An existing folder is restricted
-/// likewise, if it belongs to this user.
-fn create_private(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-        let metadata = fs::metadata(folder)?;
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other(format!(
-                "the folder belongs to another user ({}); remove it, or choose another one",
-                metadata.uid()
-            )));
-        }
-        if metadata.permissions().mode() & 0o077 != 0 {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn pool(max_files: usize, max_bytes: u64) -> (tempfile::TempDir, Pool) {
         let dir = tempfile::tempdir().unwrap();
-        let pool = Pool::open(dir.path().join("files"), max_files, max_bytes).unwrap();
+        let pool = Pool::open(dir.path().join("files"), max_files, max_bytes, None, OtherWriters::Refused).unwrap();
         (dir, pool)
     }
 
@@ -499,37 +481,15 @@ mod tests {
     fn partial_file_without_a_writer_is_removed_at_start() {
         let (_dir, pool) = pool(9, 99);
         let folder = pool.folder();
-        let left = folder.path().join(format!("{PARTIAL}1"));
+        let left = folder.path().join(".partial-1");
         fs::write(&left, b"x").unwrap();
         folder.write(&name("whole", A), b"x").unwrap();
-        let in_progress = folder.stage(b"y").unwrap();
-        Folder::open(folder.path().to_owned()).unwrap();
+        let in_progress = folder.stage(&name("next", A), b"y").unwrap();
+        Folder::open(folder.path().to_owned(), None, OtherWriters::Refused).unwrap();
         assert!(!left.exists());
         folder.place(in_progress, &name("next", A)).unwrap();
         assert_eq!(there(&pool, &["whole", "next"], A), ["whole", "next"]);
         assert_eq!(count(&pool), 2);
-    }
-
-    /// One thread writes files, while others open the folder again and again.
-    #[test]
-    fn partial_files_in_progress_survive_other_starts() {
-        let (_dir, pool) = pool(9, 99);
-        let is_done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
-                    while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
-                        Folder::open(pool.folder().path().to_owned()).unwrap();
-                    }
-                });
-            }
-            let written: Result<Vec<_>, _> = (0..2000)
-                .map(|n: u32| pool.folder().place(pool.folder().draft(b"1").unwrap(), &name(&n.to_string(), A)))
-                .collect();
-            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
-            written.unwrap();
-        });
-        assert_eq!(count(&pool), 2000);
     }
 
     #[test]
@@ -589,6 +549,19 @@ mod tests {
         assert_eq!(there(&pool, &["a", "b", "c", "d"], A), ["d"]);
     }
 
+    /// Other writers could put a link to any folder of this user in the place of the pool's.
+    #[test]
+    fn files_of_other_programs_are_never_removed() {
+        let (_dir, pool) = pool(2, 1000);
+        let other = pool.folder().path().join("letter.txt");
+        fs::write(&other, vec![b'x'; 2000]).unwrap();
+        for n in 0..20 {
+            pool.write(&name(&n.to_string(), A), b"1").unwrap();
+        }
+        assert!(other.exists());
+        assert_eq!(pool.folder().beside(&name("0", A)).unwrap().0, count(&pool) - 1);
+    }
+
     /// A domain that writes without end displaces its own files, and at most its share of the
     /// others' files.
     #[test]
@@ -630,13 +603,82 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let mode = || fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777;
-        Folder::open(dir.path().to_owned()).unwrap();
+        Folder::open(dir.path().to_owned(), None, OtherWriters::Refused).unwrap();
         assert_eq!(mode(), 0o700);
         // Root may change the owner of a folder.
         if std::os::unix::fs::chown(dir.path(), Some(12_345), None).is_ok() && rustix::process::geteuid().is_root() {
-            let error = std::error::Error::source(&Folder::open(dir.path().to_owned()).unwrap_err()).unwrap().to_string();
-            assert!(error.contains("another user (12345)"), "{error}");
+            let error = Folder::open(dir.path().to_owned(), None, OtherWriters::Refused).unwrap_err();
+            let error = std::error::Error::source(&error).unwrap().to_string();
+            assert!(error.contains("belongs to the user 12345"), "{error}");
         }
+    }
+
+    fn sealed(dir: &tempfile::TempDir, kind: &'static str) -> Folder {
+        let seal = Seal::open(dir.path(), &["files"], None, kind, OtherWriters::Refused).unwrap();
+        Folder::open(dir.path().join("files"), Some(seal), OtherWriters::Refused).unwrap()
+    }
+
+    /// A file counts only for its kind, its name and its bytes.
+    #[test]
+    fn file_without_the_right_tag_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, a, b) = (sealed(&dir, "x"), name("a", A), name("b", A));
+        folder.write(&a, b"content").unwrap();
+        let path = folder.path_of(&a);
+        let intact = fs::read(&path).unwrap();
+        let read = |folder: &Folder, name: &Name| folder.read(name, 9).map_err(|error| error.kind());
+        let refused = Err(io::ErrorKind::InvalidData);
+        assert_eq!(read(&folder, &a), Ok(Some(b"content".to_vec())));
+        assert_eq!(read(&sealed(&dir, "x"), &a), Ok(Some(b"content".to_vec())), "the next process has the key");
+        assert_eq!(read(&sealed(&dir, "y"), &a), refused);
+        fs::copy(&path, folder.path_of(&b)).unwrap();
+        assert_eq!(read(&folder, &b), refused);
+        let changed = |at: usize| [&intact[..at], &[intact[at] ^ 1], &intact[at + 1..]].concat();
+        let planted: [&[u8]; 6] = [b"", b"content", &intact[1..], &changed(0), &changed(64), &changed(intact.len() - 1)];
+        for planted in planted {
+            fs::write(&path, planted).unwrap();
+            assert_eq!(read(&folder, &a), refused, "{planted:?}");
+        }
+        fs::write(&path, &intact).unwrap();
+        assert!(folder.read(&a, 6).is_err_and(|error| error.kind() == io::ErrorKind::FileTooLarge));
+        // Another key, or none.
+        fs::remove_file(dir.path().join("trust.key")).unwrap();
+        assert_eq!(read(&sealed(&dir, "x"), &a), refused);
+    }
+
+    #[test]
+    fn files_of_earlier_releases_get_tags_or_go() {
+        for keep in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let (folder, a, b, c) = (sealed(&dir, "x"), name("a", A), name("b", A), name("c", A));
+            folder.write(&a, b"new").unwrap();
+            fs::write(folder.path_of(&b), b"old").unwrap();
+            fs::write(folder.path_of(&c), vec![b'x'; 200]).unwrap();
+            let before = fs::read(folder.path_of(&a)).unwrap();
+            folder.adopt(keep, 100).unwrap();
+            assert_eq!(fs::read(folder.path_of(&a)).unwrap(), before);
+            assert_eq!(folder.read(&b, 9).unwrap(), keep.then(|| b"old".to_vec()));
+            assert!(folder.read(&c, 300).is_err(), "too long for a file of an earlier release");
+            let seal = folder.seal.as_ref().unwrap();
+            assert!(!seal.is_marked());
+            seal.mark().unwrap();
+            assert!(sealed(&dir, "x").seal.unwrap().is_marked());
+        }
+    }
+
+    /// The cache is removed while the process runs. The next process reads what this one writes.
+    #[test]
+    fn key_removed_meanwhile_is_restored() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = tempfile::TempDir::new_in(dir.path()).unwrap();
+        let (folder, a) = (sealed(&cache, "x"), name("a", A));
+        fs::remove_dir_all(cache.path()).unwrap();
+        folder.write(&a, b"1").unwrap();
+        assert_eq!(sealed(&cache, "x").read(&a, 9).unwrap().as_deref(), Some(&b"1"[..]));
+        // Another process has made a new key.
+        fs::remove_file(cache.path().join("trust.key")).unwrap();
+        sealed(&cache, "x").write(&a, b"2").unwrap();
+        assert_eq!(folder.read(&a, 9).unwrap().as_deref(), Some(&b"2"[..]));
     }
 
     /// The next write makes the folder again, for its owner only.

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     Bounds, StoreError,
     folder::{Folder, Name, Stamp},
+    seal::Seal,
 };
 
 /// Delay before the first retry of a file system operation. It doubles with each further retry.
@@ -179,10 +180,20 @@ struct RecordInMemory<R> {
 }
 
 impl<R: Record> Ledger<R> {
-    pub(crate) fn open(folder: Option<&Path>, bounds: Bounds) -> Result<Self, StoreError> {
-        let folder = folder.map(|path| Folder::open(path.to_owned())).transpose()?;
+    /// Opens a ledger: with a folder, whose files the seal authenticates, or only in memory.
+    pub(crate) fn open(folder: Option<(PathBuf, Seal)>, bounds: Bounds) -> Result<Self, StoreError> {
+        let open = |(path, seal): (PathBuf, Seal)| {
+            let writers = seal.writers();
+            Folder::open(path, Some(seal), writers)
+        };
+        let folder = folder.map(open).transpose()?;
         let known = Mutex::new(Known { owners: HashMap::new(), count: 0, uses: 0 });
         Ok(Self { inner: Arc::new(LedgerInner { folder, bounds, known, placing: Mutex::default() }) })
+    }
+
+    /// Adopts the records of earlier releases, which have no tags, or removes them.
+    pub(crate) fn adopt(&self, keep: bool) -> Result<(), StoreError> {
+        self.inner.folder.as_ref().map_or(Ok(()), |folder| folder.adopt(keep, R::MAX_BYTES))
     }
 
     /// Returns the record of this entry, if it exists.
@@ -289,7 +300,7 @@ impl<R: Record> LedgerInner<R> {
         let path = || folder.path_of(&name);
         let unreadable = |error: io::Error| {
             let (what, domain, path) = (R::WHAT, entry.domain.clone(), path());
-            if error.kind() == io::ErrorKind::FileTooLarge {
+            if matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::InvalidData) {
                 return TrustStateError::Damaged { what, domain, path, problem: error.to_string() };
             }
             TrustStateError::Read { what, domain, path, error: Arc::new(error) }
@@ -323,7 +334,7 @@ impl<R: Record> LedgerInner<R> {
         if !is_there(self.read(folder, entry)?.as_ref())? {
             let bytes = serde_json::to_vec(record).map_err(|error| unwritable(error.into()))?;
             // Writing takes longest, so it happens before the lock is taken.
-            let staged = folder.stage(&bytes).map_err(unwritable)?;
+            let staged = folder.stage(&name, &bytes).map_err(unwritable)?;
             let _placing = self.placing.lock().unwrap_or_else(PoisonError::into_inner);
             let now = self.read(folder, entry)?;
             if !is_there(now.as_ref())? {

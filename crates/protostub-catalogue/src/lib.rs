@@ -70,6 +70,11 @@
 //! * A record that cannot be read is an error after a few retries, and its file is not removed.
 //!   Only a missing file counts as no record. A damaged file is an error, too, until the operator
 //!   restores or removes it.
+//! * A [key](CatalogueConfig::cache_key) authenticates the records, and the copies of descriptors.
+//!   A record with a wrong tag is damaged. A copy with a wrong tag is not used. The first start of
+//!   this release accepts the versions of earlier releases, which have no tag. Such versions can
+//!   only refuse stubs. The start removes key sets without a tag, so domains are asked for their
+//!   keys again.
 //! * The records are [limited](CatalogueConfig::accepted_versions). A record is replaced only by
 //!   another one of the same registrable domain. When all places are taken, further domains are
 //!   refused. Domains that share a registrable domain share its places. That holds for two tenants
@@ -103,6 +108,7 @@ mod memory;
 mod pieces;
 mod progress;
 mod receive;
+mod seal;
 mod source;
 mod store;
 mod store_error;

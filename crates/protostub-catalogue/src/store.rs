@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use protostub_files::OtherWriters;
 use protostub_types::{Domain, Sha256Digest};
 
 use crate::{
@@ -21,8 +22,9 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn open(cache_dir: &Path, max_bytes: u64) -> Result<Self, StoreError> {
-        Ok(Self { pool: Pool::open(cache_dir.join("components"), MAX_FILES, max_bytes)? })
+    pub(crate) fn open(cache_dir: &Path, max_bytes: u64, writers: OtherWriters) -> Result<Self, StoreError> {
+        // The names of the files authenticate them.
+        Ok(Self { pool: Pool::open(cache_dir.join("components"), MAX_FILES, max_bytes, None, writers)? })
     }
 
     /// Returns the component with this digest, if it is stored and intact. Otherwise the caller

@@ -24,6 +24,7 @@ impl Compiler {
         let mut config = EngineConfig::default();
         config.cache_dir = settings.runtime.cache.compiled_code_dir();
         config.cache_key = settings.runtime.cache.key.clone();
+        config.allow_other_writers = settings.runtime.cache.allow_other_writers;
         config.max_sandboxes = 1;
         config.compile_worker = settings.compile_worker()?;
         let engine = Engine::new(&config).context("failed to prepare the WebAssembly engine")?;

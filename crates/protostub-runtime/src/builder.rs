@@ -25,7 +25,7 @@ use crate::{
     restart::RestartPolicy,
     retirement::Retire,
     runtime::{Runtime, Started},
-    settings::{LifecycleSettings, Settings},
+    settings::{CacheSettings, LifecycleSettings, Settings},
     status::{ChangeFeed, StatusForm},
     threads::probe_threads,
     triggers::Triggers,
@@ -130,6 +130,12 @@ impl RuntimeBuilder {
     /// Sets [`CacheSettings::key`](crate::CacheSettings::key).
     pub fn cache_key(mut self, file: impl Into<PathBuf>) -> Self {
         self.settings.cache.key = Some(file.into());
+        self
+    }
+
+    /// Sets [`CacheSettings::allow_other_writers`](crate::CacheSettings::allow_other_writers).
+    pub fn allow_other_writers(mut self, allow: bool) -> Self {
+        self.settings.cache.allow_other_writers = allow;
         self
     }
 
@@ -365,6 +371,9 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         builder.settings;
     domains.check().map_err(BuildError::Domains)?;
     builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
+    if let Some(warning) = access_warning(protostub_files::CHECKS_OTHER_USERS, &cache, !builder.credentials.is_empty()) {
+        tracing::warn!(target: "protostub", "{warning}");
+    }
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
     let status_url = runtime_url.join("status")?;
     let mut egress = EgressConfig::default();
@@ -379,6 +388,8 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     };
     let mut catalogue = CatalogueConfig::new(home.clone());
     catalogue.cache_dir.clone_from(&cache.dir);
+    catalogue.cache_key.clone_from(&cache.key);
+    catalogue.allow_other_writers = cache.allow_other_writers;
     catalogue.max_offline_age = cache.max_offline_age;
     catalogue.accepted_versions = cache.accepted_versions();
     catalogue.key_sets = cache.key_sets();
@@ -411,6 +422,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     engine.max_component_bytes = max_component_bytes;
     engine.cache_dir = cache.compiled_code_dir();
     engine.cache_key = cache.key;
+    engine.allow_other_writers = cache.allow_other_writers;
     engine.compile_worker = builder.compile_worker.map(|program| {
         let mut worker = CompileWorker::new(program);
         worker.memory_bytes = lifecycle.compile_memory_bytes;
@@ -490,6 +502,15 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     Ok(Started { context, registry, routes })
 }
 
+/// Returns a warning if the runtime cannot check who else has access to its files.
+fn access_warning(checks_other_users: bool, cache: &CacheSettings, has_credentials: bool) -> Option<&'static str> {
+    let has_files = has_credentials || cache.compiled_code_dir().is_some();
+    (has_files && !checks_other_users).then_some(
+        "the access of other users to the cache, its keys and files of credentials is not checked on this system; keep these \
+         files where no other user can read or write them",
+    )
+}
+
 /// Returns the number of sandboxes: the operator's, or one for each stub if the machine allows
 /// that.
 fn max_sandboxes(lifecycle: &LifecycleSettings) -> usize {
@@ -503,4 +524,23 @@ fn max_sandboxes(lifecycle: &LifecycleSettings) -> usize {
         );
     }
     lifecycle.max_sandboxes.unwrap_or_else(|| wanted.min(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unchecked_access_to_files_is_a_warning() {
+        let (none, mut dir, mut code) = (CacheSettings::default(), CacheSettings::default(), CacheSettings::default());
+        dir.dir = Some("cache".into());
+        code.code_dir = Some("code".into());
+        for (cache, has_credentials, warns) in
+            [(&none, false, false), (&none, true, true), (&dir, false, true), (&code, false, true)]
+        {
+            assert_eq!(access_warning(false, cache, has_credentials).is_some(), warns);
+            assert_eq!(access_warning(true, cache, has_credentials), None);
+        }
+        assert_eq!(protostub_files::CHECKS_OTHER_USERS, cfg!(unix));
+    }
 }

@@ -117,21 +117,37 @@ pub struct CacheSettings {
     /// Folder of descriptors, components, their compiled forms and the trust state, for this and
     /// other processes of the same user. Default: none, nothing outlives the process.
     ///
-    /// Other users must not be able to write to the folder, or to replace a folder on the path to
-    /// it. The runtime checks that.
+    /// Other users must not be able to replace a folder on the path, or in the folder. The runtime
+    /// checks that. A shared folder like `/tmp`, where only the owner of a file can replace it, is
+    /// possible.
     pub dir: Option<PathBuf>,
     /// Folder of the compiled forms of components. Default: `compiled` in [`Self::dir`].
     ///
     /// Runtimes that share nothing else can share this folder. It has the same access rules as
     /// [`Self::dir`].
     pub code_dir: Option<PathBuf>,
-    /// File with the key that authenticates compiled code before it is loaded. The runtime creates
-    /// the file if it is missing. Default: next to the folder of the code, with its name and
-    /// `.key`.
+    /// File with the key that authenticates compiled code before it is loaded, and the copies of
+    /// descriptors and the trust state before they count. The runtime creates the file if it is
+    /// missing. Default: two keys, one next to the folder of the code, with its name and `.key`,
+    /// and `trust.key` in [`Self::dir`].
     ///
-    /// Put the key elsewhere if that folder is copied, restored from a backup, or on a disk that
-    /// other users can write to.
+    /// Put the key elsewhere if these folders are copied, restored from a backup, or on a disk that
+    /// other users can write to. Keep the key: accepted versions that another key has authenticated
+    /// refuse their stubs as damaged records.
     pub key: Option<PathBuf>,
+    /// Allows other users to own, or to write to, the folders on the path to [`Self::dir`],
+    /// [`Self::code_dir`] and [`Self::key`], and [`Self::dir`] itself. Default: `false`.
+    ///
+    /// This is for volumes that the process cannot close, as those of Kubernetes: they belong to
+    /// the superuser and are open to all, or to a group (`fsGroup`). The folders that the runtime
+    /// creates there are still the user's alone, and keys authenticate their files.
+    ///
+    /// Other writers can remove the folders, and put an earlier state in their place. Then
+    /// accepted versions are lost, and older versions of stubs can be deployed. With each mount,
+    /// Kubernetes gives the volume's group access to the keys, until the runtime starts. A member
+    /// of the group who reads a key then can have the runtime execute any code. If other containers
+    /// have the volume, put [`Self::key`] on another one.
+    pub allow_other_writers: bool,
     /// Maximum age of a domain's last answer for a deployment from the cache while the domain's
     /// catalogue cannot be reached. Default: 30 days. Zero disables deployments from the cache.
     #[serde(rename = "max-offline-seconds", deserialize_with = "seconds")]
@@ -241,6 +257,7 @@ impl Default for CacheSettings {
             dir: None,
             code_dir: None,
             key: None,
+            allow_other_writers: false,
             max_offline_age: DEFAULT_MAX_OFFLINE_AGE,
             max_accepted_versions: versions.total,
             max_accepted_versions_per_domain: versions.per_domain,

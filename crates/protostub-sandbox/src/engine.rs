@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use protostub_files::OtherWriters;
 use protostub_types::DEFAULT_COMPONENT_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails, component::Linker};
@@ -55,6 +56,9 @@ pub struct EngineConfig {
     /// `None` puts the key next to the directory, as `<directory>.key`. With another key,
     /// everything is compiled again.
     pub cache_key: Option<PathBuf>,
+    /// If other users may own, or write to, the directories on the path to [`Self::cache_dir`].
+    /// They can then remove compiled code. Default: `false`.
+    pub allow_other_writers: bool,
     /// Maximum size of all kept code, in bytes. The code that was not used for the longest time is
     /// removed first. Default: 1 GiB.
     pub max_cache_bytes: u64,
@@ -83,6 +87,7 @@ impl Default for EngineConfig {
         Self {
             cache_dir: None,
             cache_key: None,
+            allow_other_writers: false,
             max_cache_bytes: 1 << 30,
             max_sandboxes: 1_000,
             tick: Duration::from_millis(2),
@@ -198,7 +203,8 @@ impl Engine {
         if let Some(worker) = config.compile_worker.as_ref().filter(|worker| !worker.program.is_file()) {
             return Err(EngineError::Worker { program: worker.program.clone() });
         }
-        let open = |folder| CodeCache::open(folder, config.cache_key.as_deref(), config.max_cache_bytes);
+        let writers = OtherWriters::allowed(config.allow_other_writers);
+        let open = |folder| CodeCache::open(folder, config.cache_key.as_deref(), config.max_cache_bytes, writers);
         let cache = config.cache_dir.as_deref().map(open).transpose()?;
         let (wasm, allocation) = wasm_engine(config).map_err(|error| EngineError::Wasmtime(error.into()))?;
         let linker = linker(&wasm).map_err(|error| EngineError::Wasmtime(error.into()))?;

@@ -93,7 +93,7 @@ use std::time::SystemTime;
 use protostub_types::{Descriptor, Domain, SafeText};
 
 use self::jws::{Jws, Wanted};
-pub(crate) use self::published::{KeySet, MAX_SET_BYTES, Published, url};
+pub(crate) use self::published::{KEYS, KeySet, MAX_SET_BYTES, Published, url};
 pub use self::{
     error::SignatureError,
     jws::{MAX_LIFETIME, SignError, Signed, Statement, sign},

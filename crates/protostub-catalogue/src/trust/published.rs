@@ -12,7 +12,11 @@ use crate::{
     Bounds, StoreError, TrustStateError,
     https::MAX_KEPT,
     ledger::{Entry, Ledger, Record},
+    seal::Seal,
 };
+
+/// Name of the folder, and of the kind of its files.
+pub(crate) const KEYS: &str = "keys";
 
 /// Maximum size of a key set, in bytes.
 pub(crate) const MAX_SET_BYTES: usize = 64 * 1024;
@@ -73,8 +77,13 @@ impl Record for KeySet {
 }
 
 impl Published {
-    pub(crate) fn open(cache_dir: Option<&Path>, bounds: Bounds) -> Result<Self, StoreError> {
-        Ledger::open(cache_dir.map(|dir| dir.join("keys")).as_deref(), bounds).map(Self)
+    pub(crate) fn open(cache: Option<(&Path, &Seal)>, bounds: Bounds) -> Result<Self, StoreError> {
+        Ledger::open(cache.map(|(dir, seal)| (dir.join(KEYS), seal.of(KEYS))), bounds).map(Self)
+    }
+
+    /// Removes the sets of earlier releases, which have no tags. The domains are asked again.
+    pub(crate) fn remove_earlier(&self) -> Result<(), StoreError> {
+        self.0.adopt(false)
     }
 
     pub(crate) async fn load(&self, asked: &Url, publisher: &Domain) -> Result<Option<KeySet>, TrustStateError> {

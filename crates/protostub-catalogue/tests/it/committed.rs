@@ -109,20 +109,20 @@ async fn without_a_folder_versions_are_remembered_in_memory() {
 async fn versions_in_files_of_earlier_releases_count() {
     let dir = tempfile::tempdir().unwrap();
     let key = key("sp1.example");
+    let file = write_record(&dir, "domain sp1.example default", "2.0", true);
     let catalogue = catalogue(keeping(&dir));
-    let file = dir.path().join("committed").join(Sha256Digest::of(b"domain sp1.example default").to_string());
-    let digest = Sha256Digest::of(b"x");
-    let json = format!(r#"{{"key":"domain sp1.example default","version":"2.0","sha256":"{digest}","signed":true}}"#);
-    fs::write(&file, json).unwrap();
     assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.0"));
     accept(&catalogue, &key, "2.1").await.unwrap();
     assert!(!file.exists());
     assert_eq!(accepted(&catalogue, &key).await.as_deref(), Some("2.1"));
 }
 
-/// Writes the record that an earlier release made for this text of the key.
+/// Writes the record that an earlier release made for this text of the key. The record counts when
+/// this release starts for the first time.
 fn write_record(dir: &TempDir, key: &str, version: &str, signed: bool) -> PathBuf {
-    let file = dir.path().join("committed").join(Sha256Digest::of(key.as_bytes()).to_string());
+    let folder = dir.path().join("committed");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join(Sha256Digest::of(key.as_bytes()).to_string());
     let digest = Sha256Digest::of(version.as_bytes());
     fs::write(&file, format!(r#"{{"key":"{key}","version":"{version}","sha256":"{digest}","signed":{signed}}}"#)).unwrap();
     file
@@ -140,9 +140,9 @@ async fn version_accepted_under_port_443_counts() {
         (Some(("3.0", false)), ("2.0", true), ("3.0", true)),
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let catalogue = catalogue(keeping(&dir));
         own.map(|(version, signed)| write_record(&dir, OWN, version, signed));
         let file = write_record(&dir, FORMER, former.0, former.1);
+        let catalogue = catalogue(keeping(&dir));
         for spelling in ["sp1.example", "sp1.example:443"] {
             let accepted = catalogue.committed(&key(spelling)).await.unwrap().unwrap();
             assert_eq!((accepted.version.to_string().as_str(), accepted.signed), expected, "{spelling}");

@@ -17,7 +17,10 @@ use protostub_types::{Descriptor, Domain, StubKey, Version};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::server::{COMPONENT, OWN, OWN_IN_OTHER_SPELLING, Server, catalogue, config, descriptor};
+use crate::{
+    sealed,
+    server::{COMPONENT, OWN, OWN_IN_OTHER_SPELLING, Server, catalogue, config, descriptor},
+};
 
 const CODE: &str = "/.well-known/protostub/echo.wasm";
 const DATE: &str = "Sun, 22 Nov 2026 10:00:00 GMT";
@@ -65,12 +68,12 @@ fn file(dir: &TempDir) -> PathBuf {
 
 /// Makes a copy older.
 fn age(path: &Path, by: Duration) {
-    let text = fs::read_to_string(path).unwrap();
+    let text = sealed::read(path);
     let (header, json) = text.split_once('\n').unwrap();
     let mut header: Value = serde_json::from_str(header).unwrap();
     let confirmed = header["copy"]["confirmed"].as_u64().unwrap();
     header["copy"]["confirmed"] = json!(confirmed - by.as_secs());
-    fs::write(path, format!("{header}\n{json}")).unwrap();
+    sealed::write(path, &format!("{header}\n{json}"));
 }
 
 fn is_offline(found: &Discovered) -> bool {
@@ -198,10 +201,10 @@ async fn domain_that_no_longer_exists_counts_as_unreachable() {
     catalogue(config.clone()).discover(&here).await.unwrap();
     // Uses the copy of one domain as the copy of another one.
     let path = file(&dir);
-    let text = fs::read_to_string(&path).unwrap().replace("sp1.example", "gone.example");
+    let text = sealed::read(&path).replace("sp1.example", "gone.example");
     let url = format!("http://{}{OWN}", gone.domain());
     let name = protostub_types::Sha256Digest::of(url.as_bytes()).to_string();
-    fs::write(path.with_file_name(name), text).unwrap();
+    sealed::write(&path.with_file_name(name), &text);
     home.publish(&format!("/.well-known/protostub/{}", gone.domain()), &version("6.6.6"));
     let found = catalogue(config.clone()).discover(&gone).await.unwrap();
     assert!(is_offline(&found) && found.publisher == *gone.domain());
@@ -344,7 +347,7 @@ async fn damaged_copy_is_ignored_and_replaced() {
     publish(&server, &version("1.0"), &[("etag", "\"1\""), ("cache-control", "max-age=60")]);
     started(&dir).discover(&server.key()).await.unwrap();
     let path = file(&dir);
-    let intact = fs::read_to_string(&path).unwrap();
+    let intact = sealed::read(&path);
     let (header, json) = intact.split_once('\n').unwrap();
     for damaged in [
         String::new(),
@@ -358,7 +361,7 @@ async fn damaged_copy_is_ignored_and_replaced() {
         format!("{}\n{json}", header.replace("http://", "")),
         "x".repeat(2_000_000),
     ] {
-        fs::write(&path, &damaged).unwrap();
+        sealed::write(&path, &damaged);
         server.asked();
         let found = started(&dir).discover(&server.key()).await.unwrap();
         assert_eq!((found.descriptor, found.provenance), (version("1.0"), Provenance::Asked));
@@ -374,12 +377,12 @@ async fn copy_from_a_fast_clock_is_confirmed_again() {
     publish(&server, &version("1.0"), &[("cache-control", "max-age=60")]);
     started(&dir).discover(&server.key()).await.unwrap();
     let path = file(&dir);
-    let text = fs::read_to_string(&path).unwrap();
+    let text = sealed::read(&path);
     // A clock that was a few hundred years fast confirmed the copy.
     let at = text.find("\"confirmed\":").unwrap() + "\"confirmed\":".len();
-    fs::write(&path, format!("{}9{}", &text[..at], &text[at..])).unwrap();
+    sealed::write(&path, &format!("{}9{}", &text[..at], &text[at..]));
     assert_eq!(started(&dir).discover(&server.key()).await.unwrap().provenance, Provenance::Asked);
-    fs::write(&path, format!("{}9{}", &text[..at], &text[at..])).unwrap();
+    sealed::write(&path, &format!("{}9{}", &text[..at], &text[at..]));
     server.stop().await;
     // The age of the copy is unknown, so the copy is not used while the domain cannot be reached.
     let error = started(&dir).discover(&server.key()).await.unwrap_err();

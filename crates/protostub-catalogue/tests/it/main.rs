@@ -6,6 +6,7 @@ mod faults;
 mod finding;
 mod progress;
 mod resumed;
+mod sealed;
 mod secure;
 mod server;
 mod sources;

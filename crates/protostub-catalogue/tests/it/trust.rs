@@ -21,7 +21,10 @@ use protostub_catalogue::{
 use protostub_types::{Descriptor, Domain, Sha256Digest, StubKey, Version};
 use serde_json::{Value, json};
 
-use crate::server::{COMPONENT, OWN, Server, catalogue, catalogue_with, config, descriptor};
+use crate::{
+    sealed,
+    server::{COMPONENT, OWN, Server, catalogue, catalogue_with, config, descriptor},
+};
 
 pub(crate) const KEYS: &str = "/.well-known/protostub-jwks.json";
 const CODE: &str = "/.well-known/protostub/echo.wasm";
@@ -420,14 +423,14 @@ async fn copy_is_verified_on_each_use() {
     revoking.trust.revoked_keys.insert("2026".to_owned());
     assert!(matches!(signature_error(discover(revoking, &server).await), SignatureError::RevokedKey { .. }));
     let file = fs::read_dir(dir.path().join("descriptors")).unwrap().next().unwrap().unwrap().path();
-    let intact = fs::read_to_string(&file).unwrap();
+    let intact = sealed::read(&file);
     let (header, json) = intact.split_once('\n').unwrap();
     let mut json: Value = serde_json::from_str(json).unwrap();
     json["ports"] = json!([9001]);
     let json = json.to_string();
     let mut header: Value = serde_json::from_str(header).unwrap();
     header["copy"]["sha256"] = Sha256Digest::of(json.as_bytes()).to_string().into();
-    fs::write(&file, format!("{header}\n{json}")).unwrap();
+    sealed::write(&file, &format!("{header}\n{json}"));
     assert!(matches!(signature_error(discover(keeping(), &server).await), SignatureError::Changed { .. }));
 }
 

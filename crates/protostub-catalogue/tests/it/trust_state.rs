@@ -20,16 +20,10 @@ use tempfile::TempDir;
 
 use crate::{
     committed::{accept, accepted, committed, keeping, key},
+    sealed::{self, only},
     server::{COMPONENT, OWN, Server, catalogue, descriptor},
     trust::{KEYS, key as signing_key, signed, statement},
 };
-
-/// Returns the only file in a folder of the cache.
-fn only(dir: &TempDir, folder: &str) -> PathBuf {
-    let files: Vec<_> = fs::read_dir(dir.path().join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
-    assert_eq!(files.len(), 1, "{files:?}");
-    files.into_iter().next().unwrap()
-}
 
 /// Replaces a file by something that is not a file. Faults of permissions would not stop root.
 fn spoil(path: &Path, how: &str) {
@@ -88,16 +82,21 @@ async fn damaged_version_is_an_error_that_names_the_file() {
     let key = key("sp1.example");
     accept(&catalogue, &key, "1.0").await.unwrap();
     let path = only(&dir, "committed");
-    let intact = fs::read_to_string(&path).unwrap();
+    let intact = sealed::read(&path);
     let cut = &intact[..intact.len() / 2];
-    for damaged in ["", "{}", cut, &intact.replace("1.0", "..."), &intact.replace("sp1", "sp2"), &" ".repeat(5000)] {
-        fs::write(&path, damaged).unwrap();
+    let damages = ["", "{}", cut, &intact.replace("1.0", "..."), &intact.replace("sp1", "sp2"), &" ".repeat(5000)];
+    for (damaged, has_tag) in damages.iter().flat_map(|damaged| [(*damaged, true), (*damaged, false)]) {
+        match has_tag {
+            true => sealed::write(&path, damaged),
+            false => fs::write(&path, damaged).unwrap(),
+        }
+        let written = fs::read_to_string(&path).unwrap();
         let error = catalogue.committed(&key).await.unwrap_err();
         assert!(matches!(error, TrustStateError::Damaged { .. }), "{error}");
         let text = error.to_string();
         assert!(text.contains(path.to_str().unwrap()) && text.contains("or remove it to trust"), "{text}");
         assert!(catalogue.commit(&key, &committed("0.9"), None).await.is_err());
-        assert_eq!(fs::read_to_string(&path).unwrap(), damaged, "the file is unchanged");
+        assert_eq!(fs::read_to_string(&path).unwrap(), written, "the file is unchanged");
     }
     // The operator follows the advice of the error. This process still knows the version.
     fs::remove_file(&path).unwrap();
@@ -219,9 +218,9 @@ async fn key_set_of_the_future_is_confirmed_or_refused() {
     discover().await.unwrap();
     let set_back = || {
         let path = only(&dir, "keys");
-        let text = fs::read_to_string(&path).unwrap();
+        let text = sealed::read(&path);
         let at = text.find("\"confirmed\":").unwrap() + "\"confirmed\":".len();
-        fs::write(&path, format!("{}9{}", &text[..at], &text[at..])).unwrap();
+        sealed::write(&path, &format!("{}9{}", &text[..at], &text[at..]));
     };
     set_back();
     server.asked();

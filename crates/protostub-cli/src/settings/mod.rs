@@ -243,6 +243,7 @@ impl Settings {
                 return problem.map_or_else(|| Failure::usage(invalid), |problem| in_file(&self.file, &problem));
             }
             BuildError::Egress(_) if self.more_trust_roots.is_empty() => vec!["network", "trust-roots"],
+            BuildError::Catalogue(error) if self.runtime.cache.key.as_deref() == Some(error.path()) => vec!["cache", "key"],
             BuildError::Catalogue(_) => vec!["cache", "dir"],
             BuildError::Engine(EngineError::Cache { path, .. }) => {
                 let cache = &self.runtime.cache;
@@ -364,6 +365,8 @@ impl Settings {
         let home = home.as_ref().unwrap_or(domain);
         let mut config = CatalogueConfig::new(home.clone());
         config.cache_dir.clone_from(&cache.dir);
+        config.cache_key.clone_from(&cache.key);
+        config.allow_other_writers = cache.allow_other_writers;
         config.accepted_versions = cache.accepted_versions();
         config.key_sets = cache.key_sets();
         config.allow_loopback = network.allow_loopback || domain.is_loopback() || home.is_loopback();

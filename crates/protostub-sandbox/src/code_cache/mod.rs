@@ -2,15 +2,13 @@
 //! millisecond.
 //!
 //! The host executes loaded code outside of any sandbox. So only the owner can write to the folder
-//! ([`private`]), and yet the host trusts no file in it. Each entry carries a tag that only holders
-//! of a key can make, and the key is elsewhere. The host loads code from the same memory that it
-//! authenticated ([`sealed`]). It accepts exactly the entries that it wrote for this component and
-//! this engine. It removes any other entry, and compiles the component again.
+//! ([`private_folder`]), and yet the host trusts no file in it. Each entry carries a tag that only
+//! holders of a key can make, and the key is elsewhere. The host loads code from the same memory
+//! that it authenticated ([`sealed`]). It accepts exactly the entries that it wrote for this
+//! component and this engine. It removes any other entry, and compiles the component again.
 //!
 //! An entry appears whole or not at all, so processes may share a folder.
 
-mod partial;
-mod private;
 mod sealed;
 
 use std::{
@@ -21,6 +19,7 @@ use std::{
     time::SystemTime,
 };
 
+use protostub_files::{OtherWriters, create_partial, private_folder, remove_abandoned, secret_key};
 use protostub_types::Sha256Digest;
 use wasmtime::component::Component;
 
@@ -35,6 +34,7 @@ pub(crate) struct CodeCache {
     folder: PathBuf,
     key: Key,
     max_bytes: u64,
+    writers: OtherWriters,
     hits: AtomicUsize,
     misses: AtomicUsize,
 }
@@ -45,21 +45,20 @@ impl CodeCache {
     ///
     /// # Errors
     /// If other users have access to the folder or the key, or the host cannot use them.
-    pub(crate) fn open(folder: &Path, key: Option<&Path>, max_bytes: u64) -> Result<Self, EngineError> {
+    pub(crate) fn open(folder: &Path, key: Option<&Path>, max_bytes: u64, writers: OtherWriters) -> Result<Self, EngineError> {
         let fail = |path: &Path| {
             let path = path.to_owned();
             move |source: io::Error| EngineError::Cache { path, source: source.into() }
         };
-        let opened = private::folder(folder).map_err(fail(folder))?;
+        let opened = private_folder(folder, writers).map_err(fail(folder))?;
         let default_path = default_key_path(folder);
         let key_path = key.unwrap_or(&default_path);
-        let bytes = private::key(key_path, &opened).map_err(fail(key_path))?;
-        let cache =
-            Self { folder: opened, key: Key::new(&bytes), max_bytes, hits: AtomicUsize::new(0), misses: AtomicUsize::new(0) };
-        if let Err(error) = partial::remove_abandoned(&cache.folder) {
-            tracing::debug!(%error, folder = %cache.folder.display(), "could not look for abandoned files");
+        let bytes = secret_key(key_path, &[&opened], writers).map_err(fail(key_path))?;
+        if let Err(error) = remove_abandoned(&opened) {
+            tracing::debug!(%error, folder = %opened.display(), "could not look for abandoned files");
         }
-        Ok(cache)
+        let (hits, misses) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Ok(Self { folder: opened, key: Key::new(&bytes), max_bytes, writers, hits, misses })
     }
 
     /// Returns the number of times that code was found, and of times that it was not.
@@ -139,11 +138,11 @@ impl CodeCache {
                 self.max_bytes
             )));
         }
-        let mut file = match partial::create(&self.folder) {
+        let mut file = match create_partial(&self.folder) {
             // The folder was removed meanwhile. It is made and checked as at the start.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                private::folder(&self.folder)?;
-                partial::create(&self.folder)?
+                private_folder(&self.folder, self.writers)?;
+                create_partial(&self.folder)?
             }
             made => made?,
         };
@@ -163,7 +162,8 @@ impl CodeCache {
             let entry = entry?;
             // An entry that another process has just removed does not count.
             let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.is_file() && !partial::is_partial(&entry) {
+            // No file of another program is removed.
+            if metadata.is_file() && entry.file_name().to_string_lossy().ends_with(ENTRY) {
                 entries.push((metadata.modified()?, metadata.len(), entry.path()));
             }
         }

@@ -193,11 +193,16 @@ async fn oldest_code_is_evicted_first() {
         fs::File::options().write(true).open(entry).unwrap().set_modified(std::time::SystemTime::now() - hour).unwrap();
     };
     cache.entries().iter().for_each(|entry| used_long_ago(entry));
+    // Other writers could put a link to any folder of this user in the place of the cache.
+    let of_another_program = cache.code().join("letter.txt");
+    fs::write(&of_another_program, "x").unwrap();
+    used_long_ago(&of_another_program);
     // Marks the first entry as used, so the other one is evicted.
     assert_eq!(cache.compile(&first).await, (1, 0));
     cache.compile(&third).await;
     assert_eq!(cache.compile(&first).await, (1, 0));
     assert_eq!(cache.compile(&second).await, (0, 1));
+    assert!(of_another_program.exists());
 
     cache.max_bytes = Some(length - 1);
     assert_eq!(cache.compile(&first).await, (0, 1));
@@ -239,6 +244,23 @@ fn cache_folder_that_others_can_replace_is_refused() {
     // The mode of `/tmp`: only its owner can replace a file there.
     set_mode(cache.folder.path(), 0o1777);
     Engine::new(&cache.config()).unwrap();
+}
+
+/// The volumes of Kubernetes are open to all, or to a group, and the process cannot close them.
+#[test]
+fn volume_of_others_needs_the_operators_setting() {
+    let cache = Cache::new();
+    for open_to in [0o2775, 0o777] {
+        set_mode(cache.folder.path(), open_to);
+        assert!(cache.refusal().contains("see `allow-other-writers` in `[cache]`"), "{}", cache.refusal());
+    }
+    let mut config = cache.config();
+    config.allow_other_writers = true;
+    Engine::new(&config).unwrap();
+    let key = cache.folder.path().join("code.key");
+    set_mode(&key, 0o660);
+    Engine::new(&config).unwrap();
+    assert_eq!(mode(&key), 0o600);
 }
 
 #[test]
