@@ -6,14 +6,14 @@ use protostub_bus::{Bus, Mailbox};
 use protostub_catalogue::Catalogue;
 use protostub_egress::{Egress, Grants};
 use protostub_sandbox::{CrashReport, Engine};
-use protostub_types::{Address, Domain, Message};
+use protostub_types::{Address, Allowances, Domain, Message};
 use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, domain_settings::DomainSettings, identity::IdentityModule, record::StubRecord, registry::Registry,
-    status::ChangeFeed,
+    config::Config, crash_reports::CrashReports, domain_settings::DomainSettings, identity::IdentityModule, record::StubRecord,
+    registry::Registry, status::ChangeFeed,
 };
 
 pub(crate) struct RuntimeContext {
@@ -27,6 +27,9 @@ pub(crate) struct RuntimeContext {
     pub(crate) catalogue: Catalogue,
     pub(crate) egress: Egress,
     pub(crate) engine: Engine,
+    /// The log lines of all stubs in a day.
+    pub(crate) log: Arc<Allowances>,
+    pub(crate) crashes: CrashReports,
     pub(crate) registry: Registry,
     /// The status changes of all stubs.
     pub(crate) changes: ChangeFeed,
@@ -80,10 +83,11 @@ impl RuntimeContext {
     }
 
     /// Records and reports a crash, or a limit that was exceeded, if there is a report of it.
-    pub(crate) fn report(&self, record: &StubRecord, crash: Option<Arc<CrashReport>>) {
-        let Some(crash) = crash else { return };
-        record.crashed(&crash);
-        self.config.crashes.notify(&record.key, &crash);
+    pub(crate) fn report(&self, record: &Arc<StubRecord>, crash: Option<Arc<CrashReport>>) {
+        if let Some(crash) = crash {
+            let limits = self.config.limits_of(record.key.domain());
+            self.crashes.report(record, crash, limits.crash_reports_per_hour);
+        }
     }
 }
 

@@ -12,13 +12,16 @@ use crate::{
     domain_settings::{DomainSettings, MAX_CONFIGURATION_BYTES},
     error::InvalidSetting,
     restart::RestartPolicy,
-    settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings},
+    settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings, TotalSettings},
 };
 
 /// Maximum number of threads. More of them only wait for processors.
 const MAX_THREADS: usize = 1024;
 /// Minimum address space of a compile worker, in bytes. The program itself does not fit into less.
 const MIN_COMPILE_MEMORY_BYTES: u64 = 64 << 20;
+/// Minimum memory of all stubs together, in bytes. The smallest components of the common toolchains
+/// begin with about one mebibyte.
+const MIN_MEMORY_BYTES: usize = 2 << 20;
 
 impl Settings {
     /// Checks that every setting can work: zeros that do not mean "never", values that are too
@@ -37,7 +40,7 @@ impl Settings {
     /// assert!(error.starts_with("`lifecycle.max-stubs` is 0, but"), "{error}");
     /// ```
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        let Self { worker_threads, request_timeout, network, cache, limits, lifecycle, restart, domains, .. } = self;
+        let Self { worker_threads, request_timeout, network, cache, limits, totals, lifecycle, restart, domains, .. } = self;
         let root = Table(Vec::new());
         root.at_least_one("worker-threads", *worker_threads, "a runtime needs a thread")?;
         root.at_most("worker-threads", *worker_threads, MAX_THREADS)?;
@@ -50,6 +53,8 @@ impl Settings {
         check_network(&root.inner("network"), network)?;
         check_cache(&root.inner("cache"), cache)?;
         check_limits(&root.inner("limits"), limits, &Limits::default())?;
+        let of_domains = domains.values().map(|of_domain| of_domain.limits.over(limits).component_bytes);
+        check_totals(&root.inner("totals"), totals, of_domains.fold(limits.component_bytes, usize::max))?;
         check_lifecycle(&root.inner("lifecycle"), lifecycle)?;
         check_restart(&root.inner("restart"), restart)?;
         let domains_table = root.inner("domains");
@@ -96,6 +101,28 @@ fn check_cache(table: &Table, cache: &CacheSettings) -> Result<(), InvalidSettin
 fn check_limits(table: &Table, limits: &Limits, base: &Limits) -> Result<(), InvalidSetting> {
     let checked = limits.check(base, &EngineConfig::default());
     checked.map_err(|InvalidLimit { setting, problem, .. }| table.invalid(setting, problem))
+}
+
+fn check_totals(table: &Table, totals: &TotalSettings, component_bytes: usize) -> Result<(), InvalidSetting> {
+    if let Some(bytes) = totals.max_memory_bytes.filter(|bytes| *bytes < MIN_MEMORY_BYTES) {
+        let problem = format!("is {bytes}, but a stub needs more; set at least {MIN_MEMORY_BYTES}");
+        return Err(table.invalid("max-memory-bytes", problem));
+    }
+    let no_descriptor = "no descriptor could come";
+    for (key, number) in [
+        ("max-downloads-per-hour", totals.max_downloads_per_hour),
+        ("max-download-bytes-per-hour", totals.max_download_bytes_per_hour),
+        ("max-concurrent-downloads", totals.max_concurrent_downloads),
+    ] {
+        table.at_least_one(key, usize::try_from(number).unwrap_or(usize::MAX), no_descriptor)?;
+    }
+    // A domain has half of it at most.
+    let (bytes, least) = (totals.max_download_memory_bytes, component_bytes.saturating_mul(2));
+    if usize::try_from(bytes).is_ok_and(|bytes| bytes < least) {
+        let problem = format!("is {bytes}, less than twice `component-bytes`; set at least {least}");
+        return Err(table.invalid("max-download-memory-bytes", problem));
+    }
+    Ok(())
 }
 
 fn check_lifecycle(table: &Table, lifecycle: &LifecycleSettings) -> Result<(), InvalidSetting> {
