@@ -2,12 +2,13 @@
 //! new deployments do not reset.
 
 use std::{
+    error::Error,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use protostub_runtime::{
-    Hyperty, Limits, MemorySource, Protostub, RestartPolicy, Runtime, RuntimeBuilder, StubKey, TotalSettings,
+    Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, RuntimeBuilder, StubKey, TotalSettings,
 };
 use serde_json::json;
 
@@ -130,11 +131,12 @@ async fn memory_of_all_stubs_refuses_deployments_by_name() {
         assert!(stubs.len() < 10, "all stubs start");
     };
     assert!(stubs.len() > 2, "{} stubs: {error}", stubs.len());
-    let told = protostub_runtime::SafeText::from(error).to_string();
+    let told = std::iter::successors(Some(&error as &dyn Error), |error| error.source()).map(ToString::to_string);
+    let told = told.collect::<Vec<_>>().join(": ");
     assert!(told.contains("all stubs share 8388608") && told.contains("`max-memory-bytes`"), "{told}");
     // Other stubs work on, and the memory of a stub that has ended is free.
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
-    let answer = app.request(protostub_runtime::Message::read("hyperty://sp0.example/alice".parse().unwrap())).await;
+    let answer = app.request(Message::read("hyperty://sp0.example/alice".parse().unwrap())).await;
     assert_eq!(answer.expect("an answer").code(), Some(200));
     stubs.pop().expect("a stub").undeploy().await.expect("undeployed");
     soon(async { while runtime.deploy_protostub(publish(20).as_str()).await.is_err() {} }).await;

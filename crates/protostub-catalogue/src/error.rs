@@ -278,6 +278,8 @@ impl Fault {
     pub(crate) fn is_unreachable(&self) -> bool {
         match self {
             Self::Status { status, .. } => *status >= 500 || self.is_retryable(),
+            // The operator's limit says nothing about the server.
+            Self::Downloads { .. } => false,
             _ => self.is_retryable() || matches!(self, Self::NoSuchHost { .. }),
         }
     }
@@ -287,6 +289,7 @@ impl Fault {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Truncated { .. } => true,
+            Self::Downloads { limit, .. } => *limit == DownloadLimit::Concurrent,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502..=504),
             _ => false,
         }

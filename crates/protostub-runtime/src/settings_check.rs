@@ -53,8 +53,8 @@ impl Settings {
         check_network(&root.inner("network"), network)?;
         check_cache(&root.inner("cache"), cache)?;
         check_limits(&root.inner("limits"), limits, &Limits::default())?;
-        let of_domains = domains.values().map(|of_domain| of_domain.limits.over(limits).component_bytes);
-        check_totals(&root.inner("totals"), totals, of_domains.fold(limits.component_bytes, usize::max))?;
+        check_totals(&root.inner("totals"), totals)?;
+        check_download(&root, &root.inner("limits"), limits, totals)?;
         check_lifecycle(&root.inner("lifecycle"), lifecycle)?;
         check_restart(&root.inner("restart"), restart)?;
         let domains_table = root.inner("domains");
@@ -64,6 +64,7 @@ impl Settings {
     fn check_domain(&self, domains: &Table, domain: &Domain, settings: &DomainSettings) -> Result<(), InvalidSetting> {
         let table = domains.inner(domain.as_str());
         check_limits(&table.inner("limits"), &settings.limits.over(&self.limits), &self.limits)?;
+        check_download(&Table(Vec::new()), &table.inner("limits"), &settings.limits.over(&self.limits), &self.totals)?;
         check_restart(&table.inner("restart"), &settings.restart.over(&self.restart))?;
         let bytes = Value::from(settings.configuration.clone()).to_string().len();
         if bytes > MAX_CONFIGURATION_BYTES {
@@ -103,7 +104,7 @@ fn check_limits(table: &Table, limits: &Limits, base: &Limits) -> Result<(), Inv
     checked.map_err(|InvalidLimit { setting, problem, .. }| table.invalid(setting, problem))
 }
 
-fn check_totals(table: &Table, totals: &TotalSettings, component_bytes: usize) -> Result<(), InvalidSetting> {
+fn check_totals(table: &Table, totals: &TotalSettings) -> Result<(), InvalidSetting> {
     if let Some(bytes) = totals.max_memory_bytes.filter(|bytes| *bytes < MIN_MEMORY_BYTES) {
         let problem = format!("is {bytes}, but a stub needs more; set at least {MIN_MEMORY_BYTES}");
         return Err(table.invalid("max-memory-bytes", problem));
@@ -116,13 +117,25 @@ fn check_totals(table: &Table, totals: &TotalSettings, component_bytes: usize) -
     ] {
         table.at_least_one(key, usize::try_from(number).unwrap_or(usize::MAX), no_descriptor)?;
     }
-    // A domain has half of it at most.
-    let (bytes, least) = (totals.max_download_memory_bytes, component_bytes.saturating_mul(2));
-    if usize::try_from(bytes).is_ok_and(|bytes| bytes < least) {
-        let problem = format!("is {bytes}, less than twice `component-bytes`; set at least {least}");
-        return Err(table.invalid("max-download-memory-bytes", problem));
-    }
     Ok(())
+}
+
+/// Checks that a component has room among the downloads in memory, of which a domain has half at
+/// most. The error names the setting that differs from its default.
+fn check_download(root: &Table, table: &Table, limits: &Limits, totals: &TotalSettings) -> Result<(), InvalidSetting> {
+    let (component, memory) = (limits.component_bytes, totals.max_download_memory_bytes);
+    let least = component.saturating_mul(2);
+    if usize::try_from(memory).map_or(true, |memory| memory >= least) {
+        return Ok(());
+    }
+    if memory == TotalSettings::default().max_download_memory_bytes {
+        let most = memory / 2;
+        let problem =
+            format!("is {component}, more than half of `max-download-memory-bytes`; set at most {most}, or raise that too");
+        return Err(table.invalid("component-bytes", problem));
+    }
+    let problem = format!("is {memory}, less than twice `component-bytes`; set at least {least}");
+    Err(root.inner("totals").invalid("max-download-memory-bytes", problem))
 }
 
 fn check_lifecycle(table: &Table, lifecycle: &LifecycleSettings) -> Result<(), InvalidSetting> {
