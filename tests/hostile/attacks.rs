@@ -54,6 +54,10 @@ pub fn component_has_long_import_names() -> Attack {
     Attack::bytes("component_has_long_import_names", components::long_import_names, NotDeployed(" and 580 more"))
 }
 
+pub fn fills_log() -> Attack {
+    Attack::program("fills_log", Held("log_bytes_per_day"))
+}
+
 pub fn floods_bus() -> Attack {
     Attack::program("floods_bus", Held("posts_per_second"))
 }

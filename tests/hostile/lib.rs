@@ -39,6 +39,7 @@ macro_rules! for_each_attack {
             churns_connections,
             component_has_endless_import_names,
             component_has_long_import_names,
+            fills_log,
             floods_bus,
             floods_http,
             floods_log,

@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use protostub_artifacts::component;
 use protostub_runtime::{
     Bounds, CrashKind, DeployError, Descriptor, Domain, DomainSettings, Hyperty, Limits, MemorySource, Message, OAuth2Client,
-    OAuth2Credentials, Protostub, RestartPolicy, Runtime, RuntimeBuilder, Secret, StubStatus,
+    OAuth2Credentials, Protostub, RestartPolicy, Runtime, RuntimeBuilder, Secret, StubStatus, TotalSettings,
 };
 use protostub_test_support::{descriptor, version};
 use serde_json::{Map, Value};
@@ -72,6 +72,9 @@ impl Default for StageConfig {
         // Attackers that open one connection after the other do not reach the default on a busy
         // machine.
         limits.connect_attempts_per_second = 100;
+        limits.log_bytes_per_day = 256 << 10;
+        // All servers are one party here, which is asked for hours.
+        (limits.downloads_per_hour, limits.download_bytes_per_hour) = (u64::MAX, u64::MAX);
         Self {
             limits,
             neighbours: 1,
@@ -160,7 +163,9 @@ impl Stage {
         let milliseconds = u64::try_from(config.limits.cpu_per_call.as_millis())? / 2;
         let mut limits = config.limits;
         limits.descriptor_bytes = 1 << 20;
-        let mut builder = Runtime::builder();
+        let mut totals = TotalSettings::default();
+        (totals.max_downloads_per_hour, totals.max_download_bytes_per_hour) = (u64::MAX, u64::MAX);
+        let mut builder = Runtime::builder().totals(totals);
         if let Some(dir) = config.code_dir {
             builder = builder.code_dir(dir);
         }

@@ -32,7 +32,7 @@ const AT_A_TIME: usize = 4;
 struct Half {
     key: String,
     value: i64,
-    /// Table of the key: `limits` of a stub, or `cache` of the runtime.
+    /// Table of the key: `limits` of a stub, or `cache` or `totals` of the runtime.
     table: &'static str,
 }
 
@@ -46,7 +46,7 @@ fn halves() -> Vec<Half> {
         let (key, rest) = line.split_once("` | ").expect("a key and its default");
         let default = rest.split(" | ").next().unwrap_or_default().replace(' ', "");
         let Ok(default) = default.parse::<i64>() else { continue };
-        let table = ["limits", "cache"].into_iter().find(|table| example[*table].get(key).is_some());
+        let table = ["limits", "cache", "totals"].into_iter().find(|table| example[*table].get(key).is_some());
         let table = table.unwrap_or_else(|| panic!("the example settings have no `{key}`"));
         halves.push(Half { key: key.to_owned(), value: (default / 2).max(1), table });
     }

@@ -40,6 +40,7 @@ mod signed;
 mod status;
 mod steps;
 mod token_server;
+mod totals;
 mod triggers;
 mod trust_state;
 mod two_runtimes;

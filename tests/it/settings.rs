@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use protostub_cli::builder_from_settings;
-use protostub_runtime::{BuildError, DomainSettings, LimitOverrides, Limits, Message, RestartPolicy, RuntimeBuilder, Settings};
+use protostub_runtime::{
+    BuildError, DomainSettings, LimitOverrides, Limits, Message, RestartPolicy, RuntimeBuilder, Settings, TotalSettings,
+};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -90,6 +92,15 @@ async fn builder_refuses_settings_that_cannot_work() {
     let mut limits = Limits::default();
     limits.posts_per_second = 0;
     check(builder().limits(limits), "limits.posts-per-second").await;
+    let mut limits = Limits::default();
+    limits.component_bytes = 1 << 30;
+    check(builder().limits(limits.clone()), "limits.component-bytes").await;
+    let mut totals = TotalSettings::default();
+    totals.max_download_memory_bytes = 1 << 30;
+    check(builder().limits(limits).totals(totals), "totals.max-download-memory-bytes").await;
+    let mut totals = TotalSettings::default();
+    totals.max_memory_bytes = Some(1 << 20);
+    check(builder().totals(totals), "totals.max-memory-bytes").await;
     let mut restart = RestartPolicy::default();
     restart.within = Duration::ZERO;
     check(builder().restart(restart), "restart.within-seconds").await;

@@ -1,9 +1,9 @@
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use protostub_types::{Descriptor, DescriptorError, SafeText, Sha256Digest, SourcePackage};
 
-use crate::{Fault, error::beginning};
+use crate::{Fault, downloads::DownloadMemory, error::beginning};
 
 /// The verified bytes of a component, as the descriptor promises. Only
 /// [`Catalogue::fetch`](crate::Catalogue::fetch) returns them. Cloning is cheap.
@@ -13,13 +13,20 @@ pub struct VerifiedComponent {
     digest: Sha256Digest,
     pinned: bool,
     stored: bool,
+    /// The memory of downloaded bytes.
+    _memory: Option<Arc<DownloadMemory>>,
 }
 
 impl VerifiedComponent {
     /// Verifies the bytes against the descriptor. reTHINK's catalogues answer with a source
     /// package, a JSON object that holds the code. It is unpacked if the bytes are not the code
-    /// itself. `digest` is the digest of `bytes`.
-    pub(crate) fn verify(descriptor: &Descriptor, bytes: Bytes, digest: Sha256Digest) -> Result<Self, Fault> {
+    /// itself. `digest` is the digest of `bytes`, and `memory` holds their place in memory.
+    pub(crate) fn verify(
+        descriptor: &Descriptor,
+        bytes: Bytes,
+        digest: Sha256Digest,
+        memory: Option<DownloadMemory>,
+    ) -> Result<Self, Fault> {
         let expected = descriptor.digest();
         let (bytes, digest) = match expected {
             Some(expected) if expected == digest => (bytes, digest),
@@ -37,12 +44,12 @@ impl VerifiedComponent {
         if let Some(expected) = descriptor.size().filter(|expected| *expected != received) {
             return Err(Fault::WrongSize { expected, received });
         }
-        Ok(Self { bytes, digest, pinned: expected.is_some(), stored: false })
+        Ok(Self { bytes, digest, pinned: expected.is_some(), stored: false, _memory: memory.map(Arc::new) })
     }
 
     /// Returns a component from the store, whose digest was just calculated.
     pub(crate) fn from_store(bytes: Bytes, digest: Sha256Digest, pinned: bool) -> Self {
-        Self { bytes, digest, pinned, stored: true }
+        Self { bytes, digest, pinned, stored: true, _memory: None }
     }
 
     /// Returns the component's bytes, shared.

@@ -48,8 +48,16 @@ pub struct CatalogueConfig {
     pub max_descriptor_bytes: usize,
     /// Maximum size of a component, in bytes: 64 MiB.
     pub max_component_bytes: usize,
-    /// Size limits of single domains, where they differ from the ones for all.
-    pub sizes: BTreeMap<Domain, Sizes>,
+    /// Maximum number of downloads per hour from a registrable domain: 3600. Each attempt counts.
+    /// The home domain has no limit of its own.
+    pub max_downloads_per_hour: u64,
+    /// Maximum number of bytes per hour from a registrable domain: 1 GiB. The home domain has no
+    /// limit of its own.
+    pub max_download_bytes_per_hour: u64,
+    /// Limits of the downloads of all domains together.
+    pub downloads: DownloadTotals,
+    /// Limits of single domains, where they differ from the ones for all.
+    pub of_domains: BTreeMap<Domain, DomainLimits>,
     /// Timeout of one URL for a descriptor, with all retries: 15 s.
     pub descriptor_timeout: Duration,
     /// Timeout of a component, with all retries: 5 min.
@@ -98,16 +106,43 @@ pub struct Bounds {
     pub per_domain: usize,
 }
 
-/// Size limits of the documents of one domain, where they differ from the ones for all.
+/// Limits of the documents of one domain, where they differ from the ones for all.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "there are a descriptor and a component, and nothing else")]
-pub struct Sizes {
+#[expect(clippy::exhaustive_structs, reason = "the limits that a domain can have of its own, and nothing else")]
+pub struct DomainLimits {
     /// Maximum size of its descriptors, in bytes, in place of
     /// [`CatalogueConfig::max_descriptor_bytes`].
     pub descriptor_bytes: Option<usize>,
     /// Maximum size of its stub's component, in bytes, in place of
     /// [`CatalogueConfig::max_component_bytes`].
     pub component_bytes: Option<usize>,
+    /// Maximum number of downloads per hour, in place of
+    /// [`CatalogueConfig::max_downloads_per_hour`].
+    pub downloads_per_hour: Option<u64>,
+    /// Maximum number of bytes per hour, in place of
+    /// [`CatalogueConfig::max_download_bytes_per_hour`].
+    pub download_bytes_per_hour: Option<u64>,
+}
+
+/// Limits of the downloads of all domains together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "the limits of downloads in all, and nothing else")]
+pub struct DownloadTotals {
+    /// Maximum number of downloads per hour: 36,000. An attempt counts as one.
+    pub per_hour: u64,
+    /// Maximum number of bytes per hour: 10 GiB.
+    pub bytes_per_hour: u64,
+    /// Maximum number of downloads at a time: 128. Further ones wait.
+    pub concurrent: u64,
+    /// Maximum number of bytes in memory, from the answer's head until the component is compiled:
+    /// 512 MiB. Further downloads wait.
+    pub memory_bytes: u64,
+}
+
+impl Default for DownloadTotals {
+    fn default() -> Self {
+        Self { per_hour: 36_000, bytes_per_hour: 10 << 30, concurrent: 128, memory_bytes: 512 << 20 }
+    }
 }
 
 impl Bounds {
@@ -124,16 +159,24 @@ impl CatalogueConfig {
     }
 
     pub(crate) fn descriptor_bytes(&self, domain: &Domain) -> usize {
-        self.sizes.get(domain).and_then(|sizes| sizes.descriptor_bytes).unwrap_or(self.max_descriptor_bytes)
+        self.of_domains.get(domain).and_then(|limits| limits.descriptor_bytes).unwrap_or(self.max_descriptor_bytes)
     }
 
     /// Returns the largest limit of descriptors of all domains.
     pub(crate) fn most_descriptor_bytes(&self) -> usize {
-        self.sizes.values().filter_map(|sizes| sizes.descriptor_bytes).fold(self.max_descriptor_bytes, usize::max)
+        self.of_domains.values().filter_map(|limits| limits.descriptor_bytes).fold(self.max_descriptor_bytes, usize::max)
     }
 
     pub(crate) fn component_bytes(&self, domain: &Domain) -> usize {
-        self.sizes.get(domain).and_then(|sizes| sizes.component_bytes).unwrap_or(self.max_component_bytes)
+        self.of_domains.get(domain).and_then(|limits| limits.component_bytes).unwrap_or(self.max_component_bytes)
+    }
+
+    pub(crate) fn downloads_per_hour(&self, domain: &Domain) -> u64 {
+        self.of_domains.get(domain).and_then(|limits| limits.downloads_per_hour).unwrap_or(self.max_downloads_per_hour)
+    }
+
+    pub(crate) fn download_bytes_per_hour(&self, domain: &Domain) -> u64 {
+        self.of_domains.get(domain).and_then(|limits| limits.download_bytes_per_hour).unwrap_or(self.max_download_bytes_per_hour)
     }
 
     /// Returns the defaults, for a runtime of this domain.
@@ -151,7 +194,10 @@ impl CatalogueConfig {
             network: true,
             max_descriptor_bytes: DEFAULT_DESCRIPTOR_BYTES,
             max_component_bytes: DEFAULT_COMPONENT_BYTES,
-            sizes: BTreeMap::new(),
+            max_downloads_per_hour: 3_600,
+            max_download_bytes_per_hour: 1 << 30,
+            downloads: DownloadTotals::default(),
+            of_domains: BTreeMap::new(),
             descriptor_timeout: Duration::from_secs(15),
             component_timeout: Duration::from_secs(5 * 60),
             idle_timeout: Duration::from_secs(10),

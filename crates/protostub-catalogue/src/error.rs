@@ -57,6 +57,49 @@ pub enum CatalogueErrorKind {
     Source,
 }
 
+/// A limit of downloads from the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DownloadLimit {
+    /// The downloads of a registrable domain in an hour.
+    Number,
+    /// The bytes of a registrable domain in an hour.
+    Bytes,
+    /// The downloads of all domains in an hour.
+    TotalNumber,
+    /// The bytes of all domains in an hour.
+    TotalBytes,
+    /// The downloads at a time.
+    Concurrent,
+    /// The bytes in memory.
+    Memory,
+}
+
+impl DownloadLimit {
+    /// Returns the key of the limit in a settings file, in kebab-case.
+    #[must_use]
+    pub fn key(self) -> &'static str {
+        self.names().0
+    }
+
+    /// Returns the field of the limit in the settings of a runtime.
+    #[must_use]
+    pub fn setting(self) -> &'static str {
+        self.names().1
+    }
+
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Number => ("downloads-per-hour", "downloads_per_hour"),
+            Self::Bytes => ("download-bytes-per-hour", "download_bytes_per_hour"),
+            Self::TotalNumber => ("max-downloads-per-hour", "max_downloads_per_hour"),
+            Self::TotalBytes => ("max-download-bytes-per-hour", "max_download_bytes_per_hour"),
+            Self::Concurrent => ("max-concurrent-downloads", "max_concurrent_downloads"),
+            Self::Memory => ("max-download-memory-bytes", "max_download_memory_bytes"),
+        }
+    }
+}
+
 /// A fault that came in place of the document.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -124,6 +167,14 @@ pub enum Fault {
         stated: Option<u64>,
         /// The key of the limit in a settings file.
         setting: &'static str,
+    },
+    /// The domain, or all domains together, have used their downloads.
+    #[error("{reason}; try again later, or raise `{}`", .limit.key())]
+    Downloads {
+        /// The number of the limit, and the domain that has reached it.
+        reason: SafeText,
+        /// The limit.
+        limit: DownloadLimit,
     },
     /// The connection ended before the whole document was received.
     #[error("the connection ended after {received}{} bytes: {reason}", Of(.stated))]
@@ -207,7 +258,7 @@ impl Fault {
             Self::NoSuchHost { .. } | Self::NotFound { .. } => Kind::NotFound,
             Self::Status { .. } | Self::Unreachable { .. } | Self::Tls { .. } => Kind::Unavailable,
             Self::TimedOut { .. } | Self::Truncated { .. } => Kind::Unavailable,
-            Self::Refused { .. } | Self::TooLarge { .. } => Kind::Refused,
+            Self::Refused { .. } | Self::TooLarge { .. } | Self::Downloads { .. } => Kind::Refused,
             Self::Redirect { .. } | Self::Encoded { .. } | Self::NotJson { .. } | Self::Descriptor(_) => Kind::Invalid,
             Self::NoDigest { .. } | Self::Signature(_) | Self::WrongDigest { .. } | Self::WrongSize { .. } => Kind::Untrusted,
             Self::TrustState(_) => Kind::TrustState,
@@ -227,6 +278,8 @@ impl Fault {
     pub(crate) fn is_unreachable(&self) -> bool {
         match self {
             Self::Status { status, .. } => *status >= 500 || self.is_retryable(),
+            // The operator's limit says nothing about the server.
+            Self::Downloads { .. } => false,
             _ => self.is_retryable() || matches!(self, Self::NoSuchHost { .. }),
         }
     }
@@ -236,6 +289,7 @@ impl Fault {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::Truncated { .. } => true,
+            Self::Downloads { limit, .. } => *limit == DownloadLimit::Concurrent,
             Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502..=504),
             _ => false,
         }

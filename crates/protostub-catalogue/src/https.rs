@@ -18,7 +18,10 @@ use protostub_types::{Domain, SafeText};
 use url::{Origin, Url};
 
 use crate::{
-    CatalogueConfig, Document, Extent, Fault, Held, Request, Source, Subject, Validators, component::length, error::beginning,
+    CatalogueConfig, Document, Extent, Fault, Held, Request, Source, Subject, Validators,
+    component::length,
+    downloads::{Downloading, Downloads},
+    error::beginning,
 };
 
 /// Maximum number of redirects. They are followed within the domain only, and never from HTTPS to
@@ -56,6 +59,7 @@ pub struct HttpsSource {
     private: BTreeSet<Domain>,
     /// The clients that were used last; the latest one is at the end.
     clients: Arc<Mutex<VecDeque<(Way, HttpClient)>>>,
+    downloads: Downloads,
 }
 
 /// The inputs of a client's grants: the publisher, and the scheme, host and port of the URL.
@@ -72,6 +76,7 @@ impl HttpsSource {
             loopback: config.loopback.clone(),
             private: config.private.clone(),
             clients: Arc::default(),
+            downloads: Downloads::new(config),
         }
     }
 
@@ -129,6 +134,7 @@ impl HttpsSource {
 impl Source for HttpsSource {
     async fn open(&self, request: &Request<'_>) -> Result<Document, Fault> {
         let client = self.client(request.domain, request.url)?;
+        let download = Arc::new(self.downloads.begin(request.domain).await?);
         let ask = async |held| {
             client.get_with(request.url, conditions(held), MAX_REDIRECTS).await.map_err(|error| fault(request.url, error))
         };
@@ -142,9 +148,9 @@ impl Source for HttpsSource {
         }
         let status = response.status();
         match (status.as_u16(), request.held) {
-            (200, _) => document(response, Extent::Whole),
-            (206, Held::Beginning { .. }) => document(response, Extent::Rest),
-            (304, Held::Whole(_)) => document(response, Extent::Unchanged),
+            (200, _) => document(response, Extent::Whole, download),
+            (206, Held::Beginning { .. }) => document(response, Extent::Rest, download),
+            (304, Held::Whole(_)) => document(response, Extent::Unchanged, download),
             (404 | 410, _) => Err(Fault::NotFound { answer: SafeText::display(status) }),
             (code, _) => {
                 let retry_after = text_header(&response, header::RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
@@ -239,7 +245,7 @@ fn resumption(response: &Response, validators: &Validators) -> Option<String> {
     }
 }
 
-fn document(response: Response, extent: Extent) -> Result<Document, Fault> {
+fn document(response: Response, extent: Extent, download: Arc<Downloading>) -> Result<Document, Fault> {
     if let Some(encoding) = response.headers().get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes)
         && !encoding.eq_ignore_ascii_case(b"identity")
     {
@@ -250,16 +256,18 @@ fn document(response: Response, extent: Extent) -> Result<Document, Fault> {
         Validators { etag: text_header(&response, header::ETAG), last_modified: text_header(&response, header::LAST_MODIFIED) };
     let (keep, resumption) = (keep(&response), resumption(&response, &validators));
     let (url, stated) = (response.url().clone(), response.content_length().filter(|_| extent != Extent::Unchanged));
+    let charged = Arc::clone(&download);
     let body = response.bytes_stream().scan(0, move |received, chunk| {
         let chunk = chunk.inspect(|chunk| *received += length(chunk.len())).map_err(|error| Fault::Truncated {
             received: *received,
             stated,
             reason: reason(response_error(error)),
         });
+        let chunk = chunk.and_then(|chunk| charged.charge(length(chunk.len())).map(|()| chunk));
         std::future::ready(Some(chunk))
     });
     let document = Document::from_stream(stated, body);
-    Ok(Document { url: Some(url), media_type, extent, validators, keep, resumption, ..document })
+    Ok(Document { url: Some(url), media_type, extent, validators, keep, resumption, download: Some(download), ..document })
 }
 
 /// Reads the beginning of the body that explains a status. A part that cannot be read is left out.

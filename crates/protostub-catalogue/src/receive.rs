@@ -15,6 +15,7 @@ use url::Url;
 use crate::{
     CatalogueConfig, Document, Download, Extent, Fault, Held, Request, Source, Subject, Validators,
     component::length,
+    downloads::DownloadMemory,
     error::beginning,
     pieces::{Pieces, TURN_BYTES},
 };
@@ -36,6 +37,8 @@ pub(crate) struct Received {
     pub(crate) media_type: Option<String>,
     pub(crate) validators: Validators,
     pub(crate) keep: Option<Duration>,
+    /// The memory of the bytes, if they came over the network.
+    pub(crate) memory: Option<DownloadMemory>,
 }
 
 /// Receiver of a document's progress.
@@ -136,6 +139,8 @@ struct Transfer {
     hash: Sha256,
     /// The value by which the download can be resumed.
     resumption: Option<String>,
+    /// The memory of a document that comes over the network, from its head on.
+    memory: Option<DownloadMemory>,
 }
 
 impl Transfer {
@@ -164,7 +169,7 @@ impl Transfer {
             self.resumption.clone_from(&resumption);
         }
         let document = opened?;
-        let Document { length: stated, url, media_type, extent, validators, keep, mut body, .. } = document;
+        let Document { length: stated, url, media_type, extent, validators, keep, mut body, download, .. } = document;
         let before = match (extent, held) {
             (Extent::Whole, _) => {
                 *self = Self::default();
@@ -178,12 +183,26 @@ impl Transfer {
             }
             (Extent::Unchanged, Held::Whole(_)) => {
                 let digest = Sha256Digest::of(&[]);
-                return Ok(Received { bytes: Bytes::new(), digest, unchanged: true, url, media_type, validators, keep });
+                return Ok(Received {
+                    bytes: Bytes::new(),
+                    digest,
+                    unchanged: true,
+                    url,
+                    media_type,
+                    validators,
+                    keep,
+                    memory: None,
+                });
             }
             _ => return Err(Fault::Source("the source sent a part of a document whose rest is missing".into())),
         };
         let total = stated.map(|stated| stated.saturating_add(before));
         limits.check(total)?;
+        if let (Some(download), None) = (&download, &self.memory) {
+            // A document of unknown length may be as long as its limit.
+            let bytes = total.unwrap_or_else(|| length(limits.bytes));
+            self.memory = Some(download.reserve(bytes, patience.end).await?);
+        }
         tell(Download::Receiving { bytes: before, total });
         while let Some(chunk) = patience.wait(body.next(), "waiting for more of the answer").await? {
             let chunk = chunk.map_err(|fault| behind(before, fault))?;
@@ -204,9 +223,9 @@ impl Transfer {
                 reason: "the length differs from the stated one".into(),
             });
         }
-        let Self { bytes, hash, .. } = mem::take(self);
+        let Self { bytes, hash, memory, .. } = mem::take(self);
         let digest = Sha256Digest::from_bytes(hash.finalize().into());
-        Ok(Received { bytes: bytes.join().await, digest, unchanged: false, url, media_type, validators, keep })
+        Ok(Received { bytes: bytes.join().await, digest, unchanged: false, url, media_type, validators, keep, memory })
     }
 }
 

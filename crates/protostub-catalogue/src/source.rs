@@ -1,4 +1,4 @@
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -6,7 +6,7 @@ use futures_util::{Stream, StreamExt as _, stream, stream::BoxStream};
 use protostub_types::Domain;
 use url::Url;
 
-use crate::{Fault, Subject};
+use crate::{Fault, Subject, downloads::Downloading};
 
 /// A source of descriptors, components and domains' keys, by their URLs.
 ///
@@ -99,6 +99,8 @@ pub struct Document {
     pub resumption: Option<String>,
     /// The bytes.
     pub body: BoxStream<'static, Result<Bytes, Fault>>,
+    /// The download, if the document comes over the network.
+    pub(crate) download: Option<Arc<Downloading>>,
 }
 
 impl Document {
@@ -119,6 +121,7 @@ impl Document {
             keep: None,
             resumption: None,
             body: body.boxed(),
+            download: None,
         }
     }
 }

@@ -3,10 +3,10 @@
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use protostub_bus::{Bus, BusConfig, Inbox, Policy};
-use protostub_catalogue::{Bounds, Catalogue, CatalogueConfig, Sizes, Source, trust::TrustPolicy};
+use protostub_catalogue::{Bounds, Catalogue, CatalogueConfig, DomainLimits, Source, trust::TrustPolicy};
 use protostub_egress::{Egress, EgressConfig, Resolver};
-use protostub_sandbox::{CompileWorker, CrashReport, Engine, EngineConfig, HostImport, Import, Limits};
-use protostub_types::{Address, Domain, DomainError, StubKey};
+use protostub_sandbox::{CompileWorker, CrashReport, Engine, EngineConfig, HostImport, Import, LimitOverrides, Limits};
+use protostub_types::{Address, Allowances, Domain, DomainError, StubKey};
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     config::{Config, hyperty_inbox},
     context::{EngineSlot, RuntimeContext},
+    crash_reports::CrashReports,
     domain_settings::DomainSettings,
     endpoints,
     error::BuildError,
@@ -25,12 +26,15 @@ use crate::{
     restart::RestartPolicy,
     retirement::Retire,
     runtime::{Runtime, Started},
-    settings::{CacheSettings, LifecycleSettings, Settings},
+    settings::{CacheSettings, LifecycleSettings, Settings, TotalSettings},
     status::{ChangeFeed, StatusForm},
     threads::probe_threads,
     triggers::Triggers,
     turns::Turns,
 };
+
+/// The time of a limit of a day.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Builds a [`Runtime`]. Only the home domain is required.
 ///
@@ -157,6 +161,12 @@ impl RuntimeBuilder {
     pub fn key_sets(mut self, bounds: Bounds) -> Self {
         let cache = &mut self.settings.cache;
         (cache.max_key_sets, cache.max_key_sets_per_domain) = (bounds.total, bounds.per_domain);
+        self
+    }
+
+    /// Sets [`Settings::totals`].
+    pub fn totals(mut self, totals: TotalSettings) -> Self {
+        self.settings.totals = totals;
         self
     }
 
@@ -312,7 +322,9 @@ impl RuntimeBuilder {
 
     /// Sets a callback for crash reports. It gets the report of every instance that crashed or
     /// exceeded a limit, also during its start. The callback runs in the task of the stub: it must
-    /// not block, and should be fast. [`Protostub::last_crash`](crate::Protostub::last_crash)
+    /// not block, and should be fast. Reports over
+    /// [`Limits::crash_reports_per_hour`] or [`TotalSettings::max_crash_reports_per_hour`] are left
+    /// out, and counted. [`Protostub::last_crash`](crate::Protostub::last_crash)
     /// returns a deployed stub's last report.
     pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
         self.crashes = Observer::new(hook);
@@ -362,12 +374,18 @@ async fn start(builder: RuntimeBuilder) -> Result<Runtime, BuildError> {
     started.map_err(|error| BuildError::Threads(std::io::Error::other(error)))?
 }
 
-fn sizes(settings: &DomainSettings) -> Sizes {
-    Sizes { descriptor_bytes: settings.limits.descriptor_bytes, component_bytes: settings.limits.component_bytes }
+/// Returns the domain's own limits of the documents in its catalogue.
+fn of_catalogue(limits: &LimitOverrides) -> DomainLimits {
+    DomainLimits {
+        descriptor_bytes: limits.descriptor_bytes,
+        component_bytes: limits.component_bytes,
+        downloads_per_hour: limits.downloads_per_hour,
+        download_bytes_per_hour: limits.download_bytes_per_hour,
+    }
 }
 
 fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
-    let Settings { worker_threads, request_timeout, network, cache, limits, lifecycle, restart, trust, domains, .. } =
+    let Settings { worker_threads, request_timeout, network, cache, limits, totals, lifecycle, restart, trust, domains, .. } =
         builder.settings;
     domains.check().map_err(BuildError::Domains)?;
     builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
@@ -407,7 +425,10 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     }
     catalogue.max_descriptor_bytes = limits.descriptor_bytes;
     catalogue.max_component_bytes = limits.component_bytes;
-    catalogue.sizes = domains.iter().map(|(domain, settings)| (domain.clone(), sizes(settings))).collect();
+    catalogue.max_downloads_per_hour = limits.downloads_per_hour;
+    catalogue.max_download_bytes_per_hour = limits.download_bytes_per_hour;
+    catalogue.downloads = totals.downloads();
+    catalogue.of_domains = domains.iter().map(|(domain, settings)| (domain.clone(), of_catalogue(&settings.limits))).collect();
     let of_domains = domains.values().filter_map(|settings| settings.limits.component_bytes);
     let max_component_bytes = of_domains.fold(catalogue.max_component_bytes, usize::max);
     let catalogue = Catalogue::new(catalogue, egress.clone(), builder.sources).map_err(BuildError::Catalogue)?;
@@ -431,6 +452,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         worker
     });
     engine.max_sandboxes = max_sandboxes(&lifecycle);
+    engine.max_total_memory_bytes = totals.max_memory_bytes;
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
     let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
     bus.request_timeout = request_timeout;
@@ -471,8 +493,9 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
             domains,
             status_form: builder.status_form,
             progress: builder.progress,
-            crashes: builder.crashes,
         },
+        log: Allowances::new(totals.max_log_bytes_per_day, DAY),
+        crashes: CrashReports::new(builder.crashes, &totals),
         home,
         runtime_url,
         status_url,

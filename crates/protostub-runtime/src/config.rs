@@ -3,7 +3,7 @@
 use std::{sync::LazyLock, time::Duration};
 
 use protostub_bus::InboxLimits;
-use protostub_sandbox::{CrashReport, Limits};
+use protostub_sandbox::Limits;
 use protostub_types::{Domain, UniqueMap};
 
 use crate::{
@@ -25,7 +25,6 @@ pub(crate) struct Config {
     pub(crate) domains: UniqueMap<Domain, DomainSettings>,
     pub(crate) status_form: StatusForm,
     pub(crate) progress: Observer<Progress>,
-    pub(crate) crashes: Observer<CrashReport>,
 }
 
 /// Returns the limits of the inbox of a hyperty, or of a part of the runtime. Bodies have no limit

@@ -9,14 +9,14 @@ use protostub_bus::{Bus, Mailbox};
 use protostub_catalogue::Catalogue;
 use protostub_egress::{Egress, Grants};
 use protostub_sandbox::{CrashReport, Engine};
-use protostub_types::{Address, Domain, Message};
+use protostub_types::{Address, Allowances, Domain, Message};
 use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    config::Config, domain_settings::DomainSettings, error::DeployErrorKind, identity::IdentityModule, record::StubRecord,
-    registry::Registry, status::ChangeFeed, turns::Turns,
+    config::Config, crash_reports::CrashReports, domain_settings::DomainSettings, error::DeployErrorKind,
+    identity::IdentityModule, record::StubRecord, registry::Registry, status::ChangeFeed, turns::Turns,
 };
 
 pub(crate) struct RuntimeContext {
@@ -30,6 +30,9 @@ pub(crate) struct RuntimeContext {
     pub(crate) catalogue: Catalogue,
     pub(crate) egress: Egress,
     pub(crate) engine: EngineSlot,
+    /// The log lines of all stubs in a day.
+    pub(crate) log: Arc<Allowances>,
+    pub(crate) crashes: CrashReports,
     pub(crate) registry: Registry,
     /// The status changes of all stubs.
     pub(crate) changes: ChangeFeed,
@@ -110,10 +113,11 @@ impl RuntimeContext {
     }
 
     /// Records and reports a crash, or a limit that was exceeded, if there is a report of it.
-    pub(crate) fn report(&self, record: &StubRecord, crash: Option<Arc<CrashReport>>) {
-        let Some(crash) = crash else { return };
-        record.crashed(&crash);
-        self.config.crashes.notify(&record.key, &crash);
+    pub(crate) fn report(&self, record: &Arc<StubRecord>, crash: Option<Arc<CrashReport>>) {
+        if let Some(crash) = crash {
+            let limits = self.config.limits_of(record.key.domain());
+            self.crashes.report(record, crash, limits.crash_reports_per_hour);
+        }
     }
 }
 

@@ -220,6 +220,7 @@ mod builder;
 mod command;
 mod config;
 mod context;
+mod crash_reports;
 mod deploy;
 mod domain_pattern;
 mod domain_settings;
@@ -265,7 +266,7 @@ pub use registration::{HypertyDescriptor, Registration};
 pub use restart::{RestartOverrides, RestartPolicy};
 pub use retirement::Retire;
 pub use runtime::{Runtime, Shutdown};
-pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings};
+pub use settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings, TotalSettings};
 pub use status::{StatusChange, StatusChanges, StatusForm, StatusUpdate, StatusWatch};
 pub use stub::Protostub;
 pub use threads::probe_threads;
@@ -273,8 +274,9 @@ pub use update::{AvailableUpdate, UpdateError, UpdateErrorKind, Updated};
 
 pub use protostub_bus::{AttachError, BusCounts, Decision, Hop, InboxLimits, Origin, Policy, PostError, Receiver, RequestError};
 pub use protostub_catalogue::{
-    AcceptedRelease, Attempt, Bounds, CatalogueError, CatalogueErrorKind, DirectorySource, Document, Download, Extent, Fault,
-    Held, MemorySource, Request as SourceRequest, Source, StoreError, Subject, TrustStateError, Validators, trust,
+    AcceptedRelease, Attempt, Bounds, CatalogueError, CatalogueErrorKind, DirectorySource, Document, Download, DownloadLimit,
+    DownloadTotals, Extent, Fault, Held, MemorySource, Request as SourceRequest, Source, StoreError, Subject, TrustStateError,
+    Validators, trust,
 };
 pub use protostub_egress::{EgressError, Explanation, QuotaLimits, Resolver, Rule, RuleError};
 #[cfg(feature = "cedar")]

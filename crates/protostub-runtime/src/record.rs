@@ -141,8 +141,8 @@ impl StubRecord {
         self.last_crash.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(crate) fn crashed(&self, report: &Arc<CrashReport>) {
-        *self.last_crash.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(report));
+    pub(crate) fn set_last_crash(&self, report: Option<Arc<CrashReport>>) {
+        *self.last_crash.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
     pub(crate) fn deployed(&self) {

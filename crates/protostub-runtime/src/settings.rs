@@ -3,7 +3,7 @@
 use std::{fmt, num::NonZero, path::PathBuf, time::Duration};
 
 use protostub_bus::DEFAULT_REQUEST_TIMEOUT;
-use protostub_catalogue::{Bounds, DEFAULT_MAX_OFFLINE_AGE, trust::TrustPolicy};
+use protostub_catalogue::{Bounds, DEFAULT_MAX_OFFLINE_AGE, DownloadTotals, trust::TrustPolicy};
 use protostub_sandbox::{CompileWorker, Limits};
 use protostub_types::{Domain, UniqueMap, settings::seconds};
 use serde::Deserialize;
@@ -75,6 +75,8 @@ pub struct Settings {
     pub cache: CacheSettings,
     /// Limits of each stub whose domain does not override them.
     pub limits: Limits,
+    /// Limits of all stubs together.
+    pub totals: TotalSettings,
     /// Deployment and retirement of stubs.
     pub lifecycle: LifecycleSettings,
     /// Restarts of each stub whose domain does not override them.
@@ -168,6 +170,39 @@ pub struct CacheSettings {
     pub max_key_sets_per_domain: usize,
 }
 
+/// Limits of all stubs together. A stub, or the registrable domain of a download, gets no more than
+/// is left for all others, so one of them never has more than half.
+///
+/// The hour or day of a limit begins with the first use, and the next one with the first use after
+/// that.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
+#[non_exhaustive]
+pub struct TotalSettings {
+    /// Maximum size of the linear memories of all instances together, in bytes, touched or not.
+    /// Beyond it, memories do not grow, and stubs do not start. Default: the size of the machine's
+    /// memory. In a container with less, set its size.
+    pub max_memory_bytes: Option<usize>,
+    /// Maximum size of the log lines of all stubs in a day, in bytes. Zero drops all lines.
+    /// Default: 1 GiB.
+    pub max_log_bytes_per_day: u64,
+    /// Maximum number of downloads of all domains in an hour. Each attempt counts. Default: 36,000.
+    pub max_downloads_per_hour: u64,
+    /// Maximum size of the downloads of all domains in an hour, in bytes. Default: 10 GiB.
+    pub max_download_bytes_per_hour: u64,
+    /// Maximum number of downloads at a time. Further ones wait. Default: 128.
+    pub max_concurrent_downloads: u64,
+    /// Maximum size of the downloads in memory, in bytes, until their components are compiled.
+    /// Further ones wait. At least twice [`Limits::component_bytes`]. Default: 512 MiB.
+    pub max_download_memory_bytes: u64,
+    /// Maximum number of crash reports of all stubs in an hour that the runtime passes on. Zero
+    /// passes none on. Default: 1000.
+    pub max_crash_reports_per_hour: u64,
+    /// Maximum number of stubs whose last crash report is kept. The oldest report gives way. Zero
+    /// keeps none. Default: 128.
+    pub max_kept_crash_reports: usize,
+}
+
 /// Deployment and retirement of stubs: numbers and times.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case", expecting = "a table")]
@@ -221,6 +256,7 @@ impl Default for Settings {
             network: NetworkSettings::default(),
             cache: CacheSettings::default(),
             limits: Limits::default(),
+            totals: TotalSettings::default(),
             lifecycle: LifecycleSettings::default(),
             restart: RestartPolicy::default(),
             trust: TrustPolicy::default(),
@@ -287,6 +323,35 @@ impl CacheSettings {
     }
 }
 
+impl Default for TotalSettings {
+    fn default() -> Self {
+        let DownloadTotals { per_hour, bytes_per_hour, concurrent, memory_bytes } = DownloadTotals::default();
+        Self {
+            max_memory_bytes: None,
+            max_log_bytes_per_day: 1 << 30,
+            max_downloads_per_hour: per_hour,
+            max_download_bytes_per_hour: bytes_per_hour,
+            max_concurrent_downloads: concurrent,
+            max_download_memory_bytes: memory_bytes,
+            max_crash_reports_per_hour: 1_000,
+            max_kept_crash_reports: 128,
+        }
+    }
+}
+
+impl TotalSettings {
+    /// Returns the limits of the downloads of all domains.
+    #[must_use]
+    pub fn downloads(&self) -> DownloadTotals {
+        DownloadTotals {
+            per_hour: self.max_downloads_per_hour,
+            bytes_per_hour: self.max_download_bytes_per_hour,
+            concurrent: self.max_concurrent_downloads,
+            memory_bytes: self.max_download_memory_bytes,
+        }
+    }
+}
+
 impl Default for LifecycleSettings {
     fn default() -> Self {
         Self {
@@ -317,7 +382,8 @@ mod tests {
     fn settings_of_an_empty_file_are_the_defaults() {
         let settings: Settings = toml::from_str("").unwrap();
         assert_eq!(format!("{settings:?}"), format!("{:?}", Settings::default()));
-        let groups: Settings = toml::from_str("[network]\n[cache]\n[limits]\n[lifecycle]\n[restart]\n[trust]\n").unwrap();
+        let groups: Settings =
+            toml::from_str("[network]\n[cache]\n[limits]\n[totals]\n[lifecycle]\n[restart]\n[trust]\n").unwrap();
         assert_eq!(format!("{groups:?}"), format!("{:?}", Settings::default()));
     }
 

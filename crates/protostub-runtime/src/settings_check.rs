@@ -12,13 +12,16 @@ use crate::{
     domain_settings::{DomainSettings, MAX_CONFIGURATION_BYTES},
     error::InvalidSetting,
     restart::RestartPolicy,
-    settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings},
+    settings::{CacheSettings, LifecycleSettings, NetworkSettings, Settings, TotalSettings},
 };
 
 /// Maximum number of threads. More of them only wait for processors.
 const MAX_THREADS: usize = 1024;
 /// Minimum address space of a compile worker, in bytes. The program itself does not fit into less.
 const MIN_COMPILE_MEMORY_BYTES: u64 = 64 << 20;
+/// Minimum memory of all stubs together, in bytes. The smallest components of the common toolchains
+/// begin with about one mebibyte.
+const MIN_MEMORY_BYTES: usize = 2 << 20;
 
 impl Settings {
     /// Checks that every setting can work: zeros that do not mean "never", values that are too
@@ -37,7 +40,7 @@ impl Settings {
     /// assert!(error.starts_with("`lifecycle.max-stubs` is 0, but"), "{error}");
     /// ```
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        let Self { worker_threads, request_timeout, network, cache, limits, lifecycle, restart, domains, .. } = self;
+        let Self { worker_threads, request_timeout, network, cache, limits, totals, lifecycle, restart, domains, .. } = self;
         let root = Table(Vec::new());
         root.at_least_one("worker-threads", *worker_threads, "a runtime needs a thread")?;
         root.at_most("worker-threads", *worker_threads, MAX_THREADS)?;
@@ -50,6 +53,8 @@ impl Settings {
         check_network(&root.inner("network"), network)?;
         check_cache(&root.inner("cache"), cache)?;
         check_limits(&root.inner("limits"), limits, &Limits::default())?;
+        check_totals(&root.inner("totals"), totals)?;
+        check_download(&root, &root.inner("limits"), limits, totals)?;
         check_lifecycle(&root.inner("lifecycle"), lifecycle)?;
         check_restart(&root.inner("restart"), restart)?;
         let domains_table = root.inner("domains");
@@ -59,6 +64,7 @@ impl Settings {
     fn check_domain(&self, domains: &Table, domain: &Domain, settings: &DomainSettings) -> Result<(), InvalidSetting> {
         let table = domains.inner(domain.as_str());
         check_limits(&table.inner("limits"), &settings.limits.over(&self.limits), &self.limits)?;
+        check_download(&Table(Vec::new()), &table.inner("limits"), &settings.limits.over(&self.limits), &self.totals)?;
         check_restart(&table.inner("restart"), &settings.restart.over(&self.restart))?;
         let bytes = Value::from(settings.configuration.clone()).to_string().len();
         if bytes > MAX_CONFIGURATION_BYTES {
@@ -96,6 +102,40 @@ fn check_cache(table: &Table, cache: &CacheSettings) -> Result<(), InvalidSettin
 fn check_limits(table: &Table, limits: &Limits, base: &Limits) -> Result<(), InvalidSetting> {
     let checked = limits.check(base, &EngineConfig::default());
     checked.map_err(|InvalidLimit { setting, problem, .. }| table.invalid(setting, problem))
+}
+
+fn check_totals(table: &Table, totals: &TotalSettings) -> Result<(), InvalidSetting> {
+    if let Some(bytes) = totals.max_memory_bytes.filter(|bytes| *bytes < MIN_MEMORY_BYTES) {
+        let problem = format!("is {bytes}, but a stub needs more; set at least {MIN_MEMORY_BYTES}");
+        return Err(table.invalid("max-memory-bytes", problem));
+    }
+    let no_descriptor = "no descriptor could come";
+    for (key, number) in [
+        ("max-downloads-per-hour", totals.max_downloads_per_hour),
+        ("max-download-bytes-per-hour", totals.max_download_bytes_per_hour),
+        ("max-concurrent-downloads", totals.max_concurrent_downloads),
+    ] {
+        table.at_least_one(key, usize::try_from(number).unwrap_or(usize::MAX), no_descriptor)?;
+    }
+    Ok(())
+}
+
+/// Checks that a component has room among the downloads in memory, of which a domain has half at
+/// most. The error names the setting that differs from its default.
+fn check_download(root: &Table, table: &Table, limits: &Limits, totals: &TotalSettings) -> Result<(), InvalidSetting> {
+    let (component, memory) = (limits.component_bytes, totals.max_download_memory_bytes);
+    let least = component.saturating_mul(2);
+    if usize::try_from(memory).map_or(true, |memory| memory >= least) {
+        return Ok(());
+    }
+    if memory == TotalSettings::default().max_download_memory_bytes {
+        let most = memory / 2;
+        let problem =
+            format!("is {component}, more than half of `max-download-memory-bytes`; set at most {most}, or raise that too");
+        return Err(table.invalid("component-bytes", problem));
+    }
+    let problem = format!("is {memory}, less than twice `component-bytes`; set at least {least}");
+    Err(root.inner("totals").invalid("max-download-memory-bytes", problem))
 }
 
 fn check_lifecycle(table: &Table, lifecycle: &LifecycleSettings) -> Result<(), InvalidSetting> {

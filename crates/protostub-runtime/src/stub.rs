@@ -82,7 +82,9 @@ impl Protostub {
         self.record.restarts()
     }
 
-    /// Returns the report of the stub's last crash, or of the last limit that it exceeded.
+    /// Returns the report of the stub's last crash, or of the last limit that it exceeded. The
+    /// runtime forgets the oldest reports beyond
+    /// [`TotalSettings::max_kept_crash_reports`](crate::TotalSettings::max_kept_crash_reports).
     /// [`CrashReport`] documents its JSON.
     #[must_use]
     pub fn last_crash(&self) -> Option<Arc<CrashReport>> {

@@ -16,7 +16,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig, Wasm
 
 use crate::{
     CompileWorker, Import, SandboxError, code_cache::CodeCache, compile::Compiler, imports::Imports, machine,
-    meter::long_call_permits, state::StubState, wasi,
+    meter::long_call_permits, state::StubState, total_memory::TotalMemory, wasi,
 };
 
 /// Maximum number of elements of a guest's table: the size of a slot of the pool.
@@ -71,6 +71,9 @@ pub struct EngineConfig {
     /// Maximum value of [`Limits::memory_bytes`](crate::Limits::memory_bytes). A guest's memory
     /// takes only the pages that the guest touched. Default: 1 GiB.
     pub max_memory_bytes: usize,
+    /// Maximum size of the linear memories of all sandboxes together, in bytes, touched or not. A
+    /// sandbox gets no more than is left for all others. Default: the size of the machine's memory.
+    pub max_total_memory_bytes: Option<usize>,
     /// Maximum size of a component, in bytes. Default: 64 MiB.
     pub max_component_bytes: usize,
     /// Worker that compiles components within limits: a process for each component. The worker ends
@@ -92,6 +95,7 @@ impl Default for EngineConfig {
             max_sandboxes: 1_000,
             tick: Duration::from_millis(2),
             max_memory_bytes: 1 << 30,
+            max_total_memory_bytes: None,
             max_component_bytes: DEFAULT_COMPONENT_BYTES,
             compile_worker: None,
             imports: Vec::new(),
@@ -171,6 +175,7 @@ struct Inner {
     compiler: Compiler,
     config: EngineConfig,
     allocation: Allocation,
+    memory: Arc<TotalMemory>,
     sandboxes: Arc<Semaphore>,
     ticker: Arc<Ticker>,
     ticking: thread::Thread,
@@ -217,6 +222,7 @@ impl Engine {
                 wasm,
                 config: config.clone(),
                 allocation,
+                memory: TotalMemory::new(config.max_total_memory_bytes.unwrap_or_else(machine::memory_bytes)),
                 sandboxes: Arc::new(Semaphore::new(config.max_sandboxes.min(Semaphore::MAX_PERMITS))),
                 ticker,
                 ticking,
@@ -252,6 +258,10 @@ impl Engine {
     #[must_use]
     pub fn disk_cache(&self) -> Option<(usize, usize)> {
         self.inner.compiler.disk_cache()
+    }
+
+    pub(crate) fn memory(&self) -> &Arc<TotalMemory> {
+        &self.inner.memory
     }
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {

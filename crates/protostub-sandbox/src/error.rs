@@ -141,6 +141,14 @@ pub enum Exceeded {
         /// Maximum size, in bytes.
         limit: usize,
     },
+    /// The host denied the guest a larger memory, because the memories of all stubs have their
+    /// limit, or this stub has its share of it. The guest did not cope with that.
+    TotalMemory {
+        /// Requested growth, in bytes.
+        wanted: usize,
+        /// Maximum size of the memories of all stubs together, in bytes.
+        limit: usize,
+    },
     /// The host denied the guest a larger table, and the guest did not cope with that.
     Table {
         /// Requested number of elements.
@@ -171,14 +179,15 @@ pub enum Exceeded {
 }
 
 impl Exceeded {
-    /// Returns the name of the field of [`Limits`](crate::Limits) that holds the limit, or `stack`
-    /// for the engine's limit.
+    /// Returns the name of the field of [`Limits`](crate::Limits) that holds the limit. The
+    /// engine's limits are `stack` and `max_memory_bytes`.
     #[must_use]
     pub fn setting(&self) -> &'static str {
         match self {
             Self::Cpu { .. } => "cpu_per_call",
             Self::Time { .. } => "time_per_call",
             Self::Memory { .. } => "memory_bytes",
+            Self::TotalMemory { .. } => "max_memory_bytes",
             Self::Table { .. } => "table_elements",
             Self::Stack { .. } => "stack",
             Self::Hostcall { .. } => "hostcall_bytes",
@@ -196,6 +205,10 @@ impl fmt::Display for Exceeded {
             Self::Memory { wanted, limit } => {
                 write!(f, "a memory was to grow to {wanted} bytes; limit: {limit} (`memory-bytes`)")
             }
+            Self::TotalMemory { wanted, limit } => write!(
+                f,
+                "a memory was to grow by {wanted} bytes; all stubs share {limit}, and this stub has its share of the rest (`max-memory-bytes`)"
+            ),
             Self::Table { wanted, limit } => {
                 write!(f, "a table was to grow to {wanted} elements; limit: {limit} (`table-elements`)")
             }

@@ -53,6 +53,7 @@ mod services;
 mod session;
 mod state;
 mod task;
+mod total_memory;
 mod wasi;
 mod worker;
 mod world;

@@ -58,6 +58,8 @@ impl Limits {
             ("bytes-out-per-second", self.bytes_out_per_second == 0, NO_CONNECTIONS),
             ("descriptor-bytes", self.descriptor_bytes == 0, "every descriptor is larger; set at least 1"),
             ("component-bytes", self.component_bytes == 0, "every component is larger; set at least 1"),
+            ("downloads-per-hour", self.downloads_per_hour == 0, "no descriptor could come; set at least 1"),
+            ("download-bytes-per-hour", self.download_bytes_per_hour == 0, "no descriptor could come; set at least 1"),
         ];
         if let Some((setting, _, problem)) = never.into_iter().find(|(_, is_zero, _)| *is_zero) {
             return Err(InvalidLimit { setting, problem: format!("is 0, but {problem}") });

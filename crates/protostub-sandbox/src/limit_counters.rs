@@ -48,11 +48,15 @@ impl StubState {
     pub(crate) fn count_throttled(&mut self, cpu_throttled: u64) {
         let (bytes_in, bytes_out) = self.connections.take_throttled();
         let logged = self.log.take_dropped();
+        let refused_memories = self.memory.take_refused_by_total();
         let throttled = [
             ("cpu_per_second", cpu_throttled),
             ("bytes_in_per_second", bytes_in),
             ("bytes_out_per_second", bytes_out),
-            ("log_lines_per_second", logged),
+            ("log_lines_per_second", logged.over_rate),
+            ("log_bytes_per_day", logged.over_day),
+            ("max_log_bytes_per_day", logged.over_total),
+            ("max_memory_bytes", refused_memories),
         ];
         let refused = self.connections.take_refused();
         for (setting, times) in throttled.into_iter().chain(refused) {

@@ -88,6 +88,13 @@ overridable! {
         log_lines_per_second: u32 = 100,
         /// Maximum length of a log line, in bytes. Longer lines are cut. Default: 8 KiB.
         log_line_bytes: usize = 8 << 10,
+        /// Maximum size of all log lines of a day, in bytes. A line counts with its text, the
+        /// stub's address and domain, and 64 bytes. The day begins with its first line. Default:
+        /// 64 MiB.
+        log_bytes_per_day: u64 = 64 << 20,
+        /// Maximum number of crash reports per hour that the runtime passes on. It only counts
+        /// further crashes. Default: 60.
+        crash_reports_per_hour: u64 = 60,
 
         /// Maximum number of timers at a time. Default: 256.
         timers: usize = 256,
@@ -114,6 +121,13 @@ overridable! {
         /// Maximum size of the stub's component, in bytes. The catalogue enforces it. Default:
         /// 64 MiB.
         component_bytes: usize = DEFAULT_COMPONENT_BYTES,
+        /// Maximum number of requests for descriptors, keys and components per hour to all hosts of
+        /// the registrable domain, with redirects as one and retries as several. The catalogue
+        /// enforces it. Default: 3600.
+        downloads_per_hour: u64 = 3_600,
+        /// Maximum size of all descriptors, keys and components per hour that come from the
+        /// registrable domain, in bytes. The catalogue enforces it. Default: 1 GiB.
+        download_bytes_per_hour: u64 = 1 << 30,
     }
 }
 

@@ -13,6 +13,10 @@ const PER_SANDBOX: usize = 6;
 const REST: usize = 4096;
 /// Linux's file with the maximum number of mappings.
 const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
+/// Linux's file with the size of the machine's memory.
+const MEMORY_INFO: &str = "/proc/meminfo";
+/// Size of the memory of a machine that does not state it, in bytes.
+const UNKNOWN_MEMORY_BYTES: usize = 8 << 30;
 
 /// Returns the number of sandboxes that there is room for, or `None` if that is unknown and perhaps
 /// unbounded.
@@ -23,6 +27,16 @@ pub(crate) fn most_sandboxes() -> Option<usize> {
 /// Rejects more sandboxes than there is room for.
 pub(crate) fn check(sandboxes: usize) -> Result<(), EngineError> {
     mappings().map_or(Ok(()), |allowed| check_with(sandboxes, allowed))
+}
+
+/// Returns the size of the machine's memory, in bytes.
+pub(crate) fn memory_bytes() -> usize {
+    fs::read_to_string(MEMORY_INFO).ok().and_then(|text| memory_of(&text)).unwrap_or(UNKNOWN_MEMORY_BYTES)
+}
+
+fn memory_of(text: &str) -> Option<usize> {
+    let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB"))?;
+    kibibytes.parse::<usize>().ok()?.checked_mul(1024)
 }
 
 fn mappings() -> Option<usize> {
@@ -44,6 +58,14 @@ fn check_with(sandboxes: usize, allowed: usize) -> Result<(), EngineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_memory_is_its_total() {
+        let text = "MemTotal:       24612860 kB\nMemFree:        13011788 kB\n";
+        assert_eq!(memory_of(text), Some(24_612_860 << 10));
+        assert_eq!([memory_of(""), memory_of("MemTotal: many kB\n")], [None, None]);
+        assert!(memory_bytes() > 64 << 20);
+    }
 
     #[test]
     fn default_linux_has_room_for_ten_thousand_sandboxes() {

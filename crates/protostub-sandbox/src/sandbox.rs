@@ -68,7 +68,7 @@ impl Sandbox {
         let (tick, link) = (engine.config().tick, Arc::<CallLink>::default());
         let meter = Meter::new(tick, cpu_per_second, Arc::clone(&link), Arc::clone(engine.long_calls()));
         let cpu = CpuBudget::new(tick, engine.ticks(cpu_per_call), link);
-        let state = StubState::new(services, config, cpu, import_data);
+        let state = StubState::new(services, config, cpu, import_data, engine.memory());
         let mut store = Store::try_new(engine.wasm(), state).map_err(|error| SandboxError::Wasmtime(error.into()))?;
         store.limiter(|state| &mut state.memory);
         store.set_hostcall_fuel(hostcall_bytes);

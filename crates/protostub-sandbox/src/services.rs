@@ -7,7 +7,7 @@ use std::{
 use async_trait::async_trait;
 use protostub_bus::Bus;
 use protostub_egress::{Egress, Grants, Quota};
-use protostub_types::{Address, Domain, SafeText, StubStatus};
+use protostub_types::{Address, Allowance, Domain, SafeText, StubStatus};
 
 use crate::{CredentialOrigin, Limits, Session};
 
@@ -22,6 +22,10 @@ pub struct SandboxServices {
     /// The account that the stub's connections are charged to, with the limits of
     /// [`Limits::quota`]. All instances of a stub share one, so that a restart resets nothing.
     pub quota: Quota,
+    /// The bytes of the stub's log lines of a day, with the limit
+    /// [`Limits::log_bytes_per_day`]. All instances of a stub share one, so that a restart resets
+    /// nothing.
+    pub log_allowance: Allowance,
     /// Receiver of the stub's status.
     pub presence: Arc<dyn Presence>,
     /// Source of the credentials of the stub's domain.

@@ -11,6 +11,7 @@ use crate::{
     limit_counters::LimitCounters,
     meter::CpuBudget,
     recorder::{Entry, Recorder},
+    total_memory::TotalMemory,
     wasi::Wasi,
 };
 
@@ -56,10 +57,17 @@ impl StubState {
         self.recorder.call(self.cpu.now(), call);
     }
 
-    pub(crate) fn new(services: SandboxServices, config: SandboxConfig, cpu: CpuBudget, import_data: ImportData) -> Self {
+    pub(crate) fn new(
+        services: SandboxServices,
+        config: SandboxConfig,
+        cpu: CpuBudget,
+        import_data: ImportData,
+        memory: &Arc<TotalMemory>,
+    ) -> Self {
         let limits = &config.limits;
         let secrets = Arc::new(Secrets::new());
-        let log = Arc::new(LogLines::new(config.url.clone(), config.domain.clone(), limits, Arc::clone(&secrets)));
+        let allowance = services.log_allowance.clone();
+        let log = LogLines::new(config.url.clone(), config.domain.clone(), limits, Arc::clone(&secrets), allowance);
         Self {
             handles: Handles::default(),
             posting: Posting::new(&config, &services.bus),
@@ -73,9 +81,9 @@ impl StubState {
                 limits.transport(),
             ),
             wasi: None,
-            log,
+            log: Arc::new(log),
             secrets,
-            memory: MemoryLimiter::new(limits),
+            memory: MemoryLimiter::new(limits, memory),
             cpu,
             limit_counters: LimitCounters::default(),
             recorder: Recorder::new(),
@@ -117,10 +125,14 @@ pub(crate) struct MemoryLimiter {
     denied: Option<Exceeded>,
     /// Size of all memories together. No memory ever shrinks.
     grown_bytes: usize,
+    /// The memories of all sandboxes. Gets the bytes back when the limiter is dropped.
+    total: Arc<TotalMemory>,
+    /// Number of growths that `total` refused since they were last taken.
+    refused_by_total: u64,
 }
 
 impl MemoryLimiter {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, total: &Arc<TotalMemory>) -> Self {
         Self {
             memory_bytes: limits.memory_bytes,
             memories: limits.memories,
@@ -129,6 +141,8 @@ impl MemoryLimiter {
             instances: limits.instances,
             denied: None,
             grown_bytes: 0,
+            total: Arc::clone(total),
+            refused_by_total: 0,
         }
     }
 
@@ -145,8 +159,24 @@ impl MemoryLimiter {
         self.denied.is_some()
     }
 
+    /// Returns the number of growths that the total of all sandboxes refused since the last call of
+    /// this function.
+    pub(crate) fn take_refused_by_total(&mut self) -> u64 {
+        std::mem::take(&mut self.refused_by_total)
+    }
+
     pub(crate) fn take_denied(&mut self) -> Option<Exceeded> {
+        if matches!(self.denied, Some(Exceeded::TotalMemory { .. })) {
+            // The caller counts it.
+            self.refused_by_total -= 1;
+        }
         self.denied.take()
+    }
+}
+
+impl Drop for MemoryLimiter {
+    fn drop(&mut self) {
+        self.total.give_back(self.grown_bytes);
     }
 }
 
@@ -162,6 +192,12 @@ impl ResourceLimiter for MemoryLimiter {
         }
         if wanted > self.memory_bytes {
             self.denied = Some(Exceeded::Memory { wanted, limit: self.memory_bytes });
+            return Ok(false);
+        }
+        let more = wanted - self.grown_bytes;
+        if !self.total.grow(self.grown_bytes, more) {
+            self.denied = Some(Exceeded::TotalMemory { wanted: more, limit: self.total.limit() });
+            self.refused_by_total += 1;
             return Ok(false);
         }
         self.grown_bytes = wanted;

@@ -16,11 +16,13 @@
 //!   one line
 //! * [`settings`], [`overridable`]: settings in files, and one party's overrides of them
 //! * [`TokenBucket`]: a rate limit
+//! * [`Allowances`]: limits of a day or an hour, with a share for each party
 //! * [`Backoff`]: growing pauses between attempts
 //!
 //! This crate does no I/O, spawns no task and depends on no async runtime.
 
 mod address;
+mod allowance;
 mod backoff;
 mod descriptor;
 mod digest;
@@ -40,6 +42,7 @@ mod unique;
 mod version;
 
 pub use address::{Address, AddressError, MAX_ADDRESS_BYTES};
+pub use allowance::{Allowance, Allowances, Overdrawn, within_share};
 pub use backoff::Backoff;
 pub use descriptor::{
     DEFAULT_COMPONENT_BYTES, DEFAULT_DESCRIPTOR_BYTES, Descriptor, DescriptorError, Encoding, SourceLocation, SourcePackage,

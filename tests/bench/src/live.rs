@@ -47,10 +47,17 @@ pub(crate) fn limits() -> Limits {
     limits
 }
 
+/// Returns totals without a limit of memory: ten thousand idle stubs reserve more than they touch.
+fn totals() -> TotalSettings {
+    let mut totals = TotalSettings::default();
+    totals.max_memory_bytes = Some(usize::MAX);
+    totals
+}
+
 /// Returns a builder with the settings that do not affect the figures: the home and the source of
 /// stubs.
 pub(crate) fn builder(source: impl Source + 'static) -> RuntimeBuilder {
-    Runtime::builder().home_domain("home.example").allow_loopback(true).limits(limits()).source(source)
+    Runtime::builder().home_domain("home.example").allow_loopback(true).limits(limits()).totals(totals()).source(source)
 }
 
 /// A catalogue of every possible domain, in memory.

@@ -16,7 +16,7 @@ use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Engine, EngineConfig, Import, Presence, Sandbox, SandboxConfig,
     SandboxServices, Session, wasmtime,
 };
-use protostub_types::{Address, Domain, SafeText, Sha256Digest, StubStatus};
+use protostub_types::{Address, Allowances, Domain, SafeText, Sha256Digest, StubStatus};
 
 use crate::live::{Probe, limits};
 
@@ -58,6 +58,7 @@ impl Stage {
         let services = SandboxServices {
             bus: Bus::new(BusConfig::new(home, Address::parse("runtime://home.example/1")?)),
             quota: egress.quota(QuotaLimits::default()),
+            log_allowance: Allowances::new(u64::MAX, Duration::from_secs(1)).of("sp1.example", u64::MAX),
             egress,
             presence: Arc::new(Anything),
             credentials: Arc::new(Anything),

@@ -40,19 +40,19 @@ impl CatalogueInner {
             self.config.trust.check_component(digest)?;
             return Ok(VerifiedComponent::from_store(bytes, digest, descriptor.digest().is_some()));
         }
-        let (bytes, digest) = match &location {
+        let (bytes, digest, memory) = match &location {
             SourceLocation::Inline => {
                 let bytes = descriptor.source_package.as_ref().map_or(Ok(Vec::new()), |package| package.decode())?;
                 limit.check(Some(length(bytes.len())))?;
                 let digest = Sha256Digest::of(&bytes);
-                (bytes.into(), digest)
+                (bytes.into(), digest, None)
             }
             SourceLocation::Url(url) => {
                 let received = self.download(discovered, url, limit).await?;
-                (received.bytes, received.digest)
+                (received.bytes, received.digest, received.memory)
             }
         };
-        let component = VerifiedComponent::verify(descriptor, bytes, digest)?;
+        let component = VerifiedComponent::verify(descriptor, bytes, digest, memory)?;
         self.config.trust.check_component(component.digest())?;
         if let Some(store) = &self.store {
             store.save(component.digest(), discovered.key.domain(), component.bytes().clone()).await;

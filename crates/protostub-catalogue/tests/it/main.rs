@@ -2,6 +2,7 @@
 
 mod committed;
 mod copies;
+mod downloads;
 mod faults;
 mod finding;
 mod progress;

@@ -5,7 +5,9 @@
 
 use std::path::PathBuf;
 
-use protostub_runtime::{CacheSettings, DomainSettings, LifecycleSettings, NetworkSettings, Settings, trust::TrustPolicy};
+use protostub_runtime::{
+    CacheSettings, DomainSettings, LifecycleSettings, NetworkSettings, Settings, TotalSettings, trust::TrustPolicy,
+};
 use protostub_types::{Address, Domain};
 use serde::{
     Deserialize, Deserializer,
@@ -126,6 +128,7 @@ impl File {
         let lifecycle = take_in::<_, LifecycleSettings>(tables, "lifecycle")?;
         let trust = take_in::<_, TrustPolicy>(tables, "trust")?;
         let NoKeys {} = take_in::<_, CacheSettings>(tables, "cache")?;
+        let NoKeys {} = take_in::<_, TotalSettings>(tables, "totals")?;
         let mut domains = Vec::new();
         if let Some(DeValue::Table(table)) = tables.get_mut("domains").map(Spanned::get_mut) {
             for spelling in table.keys().map(|key| key.get_ref().to_string()).collect::<Vec<_>>() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use protostub_runtime::{
     CacheSettings, LifecycleSettings, LimitOverrides, Limits, NetworkSettings, RestartOverrides, RestartPolicy, Retire,
+    TotalSettings,
 };
 
 use super::{
@@ -15,11 +16,13 @@ use crate::credentials::Place;
 #[test]
 fn example_settings_state_the_defaults() {
     let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
-    let RuntimeSettings { home, request_timeout, network, cache, limits, lifecycle, restart, domains, .. } = &settings.runtime;
+    let RuntimeSettings { home, request_timeout, network, cache, limits, totals, lifecycle, restart, domains, .. } =
+        &settings.runtime;
     assert_eq!((home.as_ref().map(Domain::as_str), domains.len()), (Some("home.example"), 1));
     // The values in the example are the defaults.
     assert_eq!(*request_timeout, RuntimeSettings::default().request_timeout);
-    assert_eq!((limits, restart), (&Limits::default(), &RestartPolicy::default()));
+    assert_eq!((limits, totals), (&Limits::default(), &TotalSettings::default()));
+    assert_eq!(restart, &RestartPolicy::default());
     assert_eq!((network, lifecycle), (&NetworkSettings::default(), &LifecycleSettings::default()));
     let mut cache = cache.clone();
     assert_eq!(cache.dir.take(), Some("cache".into()));
@@ -76,6 +79,7 @@ fn every_settings_key_is_in_the_example() {
         keys_of::<DomainSettings>(),
         keys_of::<DomainKeys>(),
         keys_of::<Limits>(),
+        keys_of::<TotalSettings>(),
         keys_of::<RestartPolicy>(),
         keys_of::<Credential>(),
         keys_of::<OAuth2>(),
@@ -109,6 +113,10 @@ fn security_document_lists_every_limit_and_default() {
     for key in of_runtime {
         assert_eq!(documented(key), Some(example["cache"][key].to_string()), "{key}");
     }
+    for (key, default) in example["totals"].as_table().unwrap() {
+        assert_eq!(documented(key), Some(default.to_string()), "{key}");
+    }
+    assert!(rows.contains_key("max-memory-bytes"));
 }
 
 #[test]

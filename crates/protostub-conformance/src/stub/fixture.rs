@@ -14,7 +14,7 @@ use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialSource, Limits, Presence, Sandbox, SandboxConfig, SandboxServices,
     Session, StartErrorKind,
 };
-use protostub_types::{Address, Domain, Message, MessageId, MessageType, SafeText, StubKey, StubStatus};
+use protostub_types::{Address, Allowances, Domain, Message, MessageId, MessageType, SafeText, StubKey, StubStatus};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -41,6 +41,8 @@ const INBOX: InboxLimits = InboxLimits::new(2000, 64 << 20);
 /// Limits of the message node's queue for a client. They are high, so the node loses no messages.
 const QUEUED: usize = 4096;
 const QUEUED_BYTES: usize = 64 << 20;
+/// The time of a limit of a day.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Timeout of a request on this bus.
 const REQUEST: Duration = Duration::from_secs(15);
 
@@ -185,6 +187,7 @@ impl StubFixture {
             bus: self.bus.clone(),
             egress: self.egress.clone(),
             quota: self.egress.quota(self.limits.quota()),
+            log_allowance: Allowances::new(u64::MAX, DAY).of(self.domain.as_str(), self.limits.log_bytes_per_day),
             presence: Arc::new(Statuses(told)),
             credentials: Arc::clone(&self.credentials) as Arc<dyn CredentialSource>,
             session: self.session.clone(),

@@ -96,7 +96,7 @@ async fn prepare(
 
     let asking = steps.open(Step::GetDescriptor, &key.descriptor_name());
     let (discovered, before) = tokio::join!(context.catalogue.discover(key).instrument(asking), context.catalogue.committed(key));
-    let discovered = discovered.map_err(catalogue).map_err(during(Phase::Discovering))?;
+    let discovered = discovered.map_err(|error| catalogue(record, error)).map_err(during(Phase::Discovering))?;
     record.publish(published(&discovered));
     steps.mark(Step::Descriptor, discovered.url.as_str());
     let before = before.map_err(trust_state).map_err(during(Phase::Discovering))?;

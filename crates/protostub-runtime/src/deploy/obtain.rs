@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protostub_catalogue::{CatalogueError, Discovered};
+use protostub_catalogue::{CatalogueError, Discovered, Fault};
 use protostub_sandbox::CompiledStub;
 use protostub_types::SafeText;
 use tracing::Instrument as _;
@@ -39,8 +39,8 @@ pub(crate) async fn obtain(
         check_contract(&discovered, &compiled).map_err(during(Phase::Compiling))?;
         return Ok(Artifact { discovered, digest, compiled, before: None });
     }
-    let component =
-        context.catalogue.fetch(&discovered).instrument(fetching).await.map_err(catalogue).map_err(during(Phase::Fetching))?;
+    let fetched = context.catalogue.fetch(&discovered).instrument(fetching).await;
+    let component = fetched.map_err(|error| catalogue(record, error)).map_err(during(Phase::Fetching))?;
     steps.mark(Step::Component, &format!("{} bytes, sha256 {}", component.bytes().len(), component.digest()));
 
     let compiling = tracing::info_span!(target: "protostub", "compile", domain = %key);
@@ -65,6 +65,11 @@ fn check_contract(discovered: &Discovered, compiled: &CompiledStub) -> Result<()
     }
 }
 
-pub(crate) fn catalogue(error: CatalogueError) -> DeployErrorKind {
+/// Returns the error of a descriptor or a component. A limit of downloads counts as one that the
+/// stub has reached.
+pub(crate) fn catalogue(record: &StubRecord, error: CatalogueError) -> DeployErrorKind {
+    if let Fault::Downloads { limit, .. } = error.fault() {
+        record.limit_counters.count(limit.setting());
+    }
     DeployErrorKind::Catalogue(Arc::new(error))
 }

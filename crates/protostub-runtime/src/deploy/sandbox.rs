@@ -36,6 +36,7 @@ pub(crate) async fn sandbox(
         bus: context.bus.clone(),
         egress: context.egress.clone(),
         quota: record.quota.get_or_init(|| context.egress.quota(config.limits.quota())).clone(),
+        log_allowance: context.log.of(&record.key.to_string(), config.limits.log_bytes_per_day),
         presence: Arc::clone(presence) as Arc<_>,
         credentials: Arc::new(StubCredentials { module: Arc::clone(&context.identity), login: Arc::clone(&record.login) }),
         session,

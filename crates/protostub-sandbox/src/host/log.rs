@@ -4,7 +4,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use protostub_types::{Address, Domain, SafeText};
+use protostub_types::{Address, Allowance, Domain, Overdrawn, SafeText};
 
 use super::rate::RateLimit;
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
 
 /// Number of lines of standard error that are kept, for the report of a crash.
 const STDERR_TAIL_LINES: usize = 24;
+/// Number of bytes that a line takes in a log apart from its text and the stub's names: time, level
+/// and target.
+const LINE_OVERHEAD_BYTES: usize = 64;
 
 /// The log lines of one instance, from `log.write`, standard output and standard error.
 pub(crate) struct LogLines {
@@ -23,18 +26,30 @@ pub(crate) struct LogLines {
     domain: Domain,
     line_bytes: usize,
     secrets: Arc<Secrets>,
+    /// Bytes of all lines of a day, of all instances of the stub.
+    allowance: Allowance,
     lines: Mutex<Lines>,
 }
 
 struct Lines {
     rate: RateLimit,
     dropped: u64,
-    /// Number of lines that were dropped since the last [`LogLines::take_dropped`].
-    dropped_untold: u64,
+    /// Lines that were dropped since the last [`LogLines::take_dropped`].
+    dropped_untold: DroppedLines,
     /// Output without a line's end yet.
     standard: Vec<u8>,
     error: Vec<u8>,
     stderr_tail: VecDeque<SafeText>,
+}
+
+/// Number of lines that were dropped, by the limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DroppedLines {
+    pub(crate) over_rate: u64,
+    /// Lines over the stub's own bytes of a day.
+    pub(crate) over_day: u64,
+    /// Lines over the bytes of a day of all stubs together.
+    pub(crate) over_total: u64,
 }
 
 /// The stream to which a program writes lines.
@@ -54,16 +69,17 @@ impl Output {
 }
 
 impl LogLines {
-    pub(crate) fn new(stub: Address, domain: Domain, limits: &Limits, secrets: Arc<Secrets>) -> Self {
+    pub(crate) fn new(stub: Address, domain: Domain, limits: &Limits, secrets: Arc<Secrets>, allowance: Allowance) -> Self {
         Self {
             stub,
             domain,
             line_bytes: limits.log_line_bytes,
             secrets,
+            allowance,
             lines: Mutex::new(Lines {
                 rate: RateLimit::new(limits.log_lines_per_second),
                 dropped: 0,
-                dropped_untold: 0,
+                dropped_untold: DroppedLines::default(),
                 standard: Vec::new(),
                 error: Vec::new(),
                 stderr_tail: VecDeque::new(),
@@ -109,8 +125,8 @@ impl LogLines {
         self.tell_dropped(&mut lines);
     }
 
-    /// Returns the number of lines that were dropped since the last call of this function.
-    pub(crate) fn take_dropped(&self) -> u64 {
+    /// Returns the lines that were dropped since the last call of this function.
+    pub(crate) fn take_dropped(&self) -> DroppedLines {
         mem::take(&mut self.lines().dropped_untold)
     }
 
@@ -148,11 +164,18 @@ impl LogLines {
     fn line(&self, lines: &mut Lines, level: Level, text: &str) {
         if !lines.rate.admit() {
             lines.dropped += 1;
-            lines.dropped_untold += 1;
+            lines.dropped_untold.over_rate += 1;
+            return;
+        }
+        let text = self.shown(text);
+        if let Err(overdrawn) = self.charge(text.len()) {
+            lines.dropped += 1;
+            let dropped = &mut lines.dropped_untold;
+            *(if overdrawn.is_total { &mut dropped.over_total } else { &mut dropped.over_day }) += 1;
+            self.tell_overdrawn(overdrawn);
             return;
         }
         self.tell_dropped(lines);
-        let text = self.shown(text);
         let (stub, domain) = (self.stub.as_str(), self.domain.as_str());
         match level {
             Level::Trace => tracing::trace!(target: "protostub::stub", stub, domain, "{text}"),
@@ -168,19 +191,45 @@ impl LogLines {
         self.secrets.shown_cut(text, self.line_bytes)
     }
 
-    fn tell_dropped(&self, lines: &mut Lines) {
-        let dropped = mem::take(&mut lines.dropped);
-        if dropped > 0 {
-            let (stub, domain) = (self.stub.as_str(), self.domain.as_str());
+    /// Charges a line with a text of this length.
+    fn charge(&self, bytes: usize) -> Result<(), Overdrawn> {
+        let bytes = bytes + self.stub.as_str().len() + self.domain.as_str().len() + LINE_OVERHEAD_BYTES;
+        self.allowance.charge(u64::try_from(bytes).unwrap_or(u64::MAX))
+    }
+
+    /// Reports that no line is left for today: once a day, and not for each line.
+    fn tell_overdrawn(&self, overdrawn: Overdrawn) {
+        if overdrawn.is_first {
+            let (stub, domain, limit) = (self.stub.as_str(), self.domain.as_str(), overdrawn.limit);
+            let problem = match overdrawn.is_total {
+                true => "all stubs have logged their bytes of a day, or this stub its share of them (`max-log-bytes-per-day`)",
+                false => "the stub has logged its bytes of a day (`log-bytes-per-day`)",
+            };
             tracing::warn!(
-                target: "protostub::stub",
+                target: "protostub::limits",
                 stub,
                 domain,
-                dropped,
-                "log lines of the stub were dropped: {}",
-                lines.rate.exceeded("lines")
+                limit,
+                "{problem}; further lines are dropped and counted until the day of the log is over"
             );
         }
+    }
+
+    /// Reports dropped lines, in a line that the stub pays for, too.
+    fn tell_dropped(&self, lines: &mut Lines) {
+        if lines.dropped == 0 || self.charge(0).is_err() {
+            return;
+        }
+        let dropped = mem::take(&mut lines.dropped);
+        let (stub, domain) = (self.stub.as_str(), self.domain.as_str());
+        tracing::warn!(
+            target: "protostub::stub",
+            stub,
+            domain,
+            dropped,
+            "log lines of the stub were dropped: {}, or more bytes than `log-bytes-per-day`",
+            lines.rate.exceeded("lines")
+        );
     }
 
     fn lines(&self) -> MutexGuard<'_, Lines> {
@@ -213,16 +262,55 @@ impl log::Host for StubState {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use protostub_types::Allowances;
+
     use super::*;
 
+    fn allowance(bytes: u64, of_all: u64) -> Allowance {
+        Allowances::new(of_all, Duration::from_secs(3600)).of("a.example", bytes)
+    }
+
     fn lines(per_second: u32, line_bytes: usize) -> LogLines {
+        lines_within(per_second, line_bytes, allowance(u64::MAX, u64::MAX))
+    }
+
+    fn lines_within(per_second: u32, line_bytes: usize, allowance: Allowance) -> LogLines {
         let limits = Limits { log_lines_per_second: per_second, log_line_bytes: line_bytes, ..Limits::default() };
         LogLines::new(
             Address::parse("hyperty-runtime://a.example/protostub/1").unwrap(),
             Domain::parse("a.example").unwrap(),
             &limits,
             Arc::new(Secrets::new()),
+            allowance,
         )
+    }
+
+    #[test]
+    fn log_bytes_of_a_day_outlive_the_instance() {
+        let allowance = allowance(1_000, u64::MAX);
+        let log = || lines_within(100, 64, allowance.clone());
+        let first = log();
+        for _ in 0..10 {
+            first.write(Level::Info, "ten bytes.");
+        }
+        assert_eq!(first.take_dropped(), DroppedLines { over_day: 2, ..DroppedLines::default() });
+        // Neither an empty line nor the count of dropped ones is free.
+        let second = log();
+        second.write(Level::Info, "");
+        assert_eq!(second.take_dropped().over_day, 1);
+        second.finish();
+        assert_eq!(second.lines().dropped, 1);
+    }
+
+    #[test]
+    fn log_bytes_of_all_stubs_are_bounded() {
+        let log = lines_within(100, 64, allowance(u64::MAX, 1_000));
+        for _ in 0..10 {
+            log.write(Level::Info, "ten bytes.");
+        }
+        assert_eq!(log.take_dropped(), DroppedLines { over_total: 6, ..DroppedLines::default() });
     }
 
     #[test]

@@ -3,7 +3,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use protostub_sandbox::{Exceeded, Limits, Outcome};
+use protostub_artifacts::component;
+use protostub_sandbox::{CompiledStub, Engine, EngineConfig, Exceeded, Limits, Outcome};
+use protostub_types::{Allowances, Sha256Digest};
 use serde_json::{Value, json};
 
 use crate::support::{Fixture, LimitCounts, RunningActor};
@@ -92,6 +94,63 @@ async fn memory_is_bounded() {
     let Outcome::Exceeded(Exceeded::Memory { wanted, limit }) = outcome else { panic!("{outcome}") };
     assert_eq!(limit, 8 << 20);
     assert!(wanted > limit && wanted < 11 << 20, "{wanted}");
+}
+
+/// Makes the actor of an engine whose sandboxes share this memory.
+async fn actor_within(total_bytes: usize) -> CompiledStub {
+    let mut config = EngineConfig::default();
+    (config.max_sandboxes, config.max_total_memory_bytes) = (64, Some(total_bytes));
+    let bytes = component("actor");
+    let digest = Sha256Digest::of(&bytes);
+    Engine::new(&config).expect("an engine").compile(bytes, digest).await.expect("the actor is a stub")
+}
+
+#[tokio::test]
+async fn memory_of_all_stubs_is_bounded() {
+    let program = actor_within(32 << 20).await;
+    let fixture = || Fixture { program: Some(program.clone()), ..Fixture::new(json!({})) };
+    let (hoarder, limit_counts) = {
+        let fixture = fixture();
+        let limit_counts = Arc::clone(&fixture.limit_counts);
+        (fixture.live().await, limit_counts)
+    };
+    // A stub gets half of the memory of all, which is less than its own limit.
+    assert_eq!(hoarder.told(json!({ "do": "grow", "pages": 400 })).await, json!(false));
+    assert_eq!(hoarder.told(json!({ "do": "allocate", "bytes": 8 << 20 })).await, json!(8));
+    assert_eq!(limit_counts.times("max_memory_bytes"), 1);
+    assert_eq!(hoarder.fatal(json!({ "do": "allocate", "bytes": 16 << 20 })).await, 502);
+    let outcome = hoarder.outcome().await;
+    assert!(matches!(outcome, Outcome::Exceeded(Exceeded::TotalMemory { limit, .. }) if limit == 32 << 20), "{outcome}");
+    assert!(outcome.to_string().contains("`max-memory-bytes`"), "{outcome}");
+    assert_eq!(limit_counts.times("max_memory_bytes"), 2);
+
+    // Its memory is free again. Stubs start until no memory is left for another one.
+    let mut stubs = Vec::new();
+    let refused = loop {
+        match fixture().start().await {
+            Ok(stub) => stubs.push(stub),
+            Err(kind) => break kind,
+        }
+    };
+    assert!(stubs.len() >= 8, "{} stubs", stubs.len());
+    assert!(refused.to_string().contains("`max-memory-bytes`"), "{refused}");
+}
+
+#[tokio::test]
+async fn log_bytes_of_a_day_are_shared_by_instances() {
+    let allowance = Allowances::new(u64::MAX, Duration::from_secs(86_400)).of("sp1.example", 2_000);
+    let over = async |expected: u64| {
+        let fixture = Fixture { log_allowance: Some(allowance.clone()), ..Fixture::new(json!({})) };
+        let limit_counts = Arc::clone(&fixture.limit_counts);
+        let actor = fixture.live().await;
+        actor.told(json!({ "do": "log", "text": "x".repeat(500), "times": 4 })).await;
+        actor.told(json!({ "do": "print", "text": "y\n" })).await;
+        actor.told(json!({ "n": 1 })).await;
+        assert_eq!(limit_counts.times("log_bytes_per_day"), expected);
+    };
+    // Three lines of 500 bytes fit, and then one of one byte, but no empty one.
+    over(2).await;
+    over(6).await;
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use protostub_sandbox::{
     CompiledStub, Credential, CredentialError, CredentialKind, CredentialSource, Ended, Engine, EngineConfig, Limits, Outcome,
     Presence, Sandbox, SandboxConfig, SandboxError, SandboxServices, Session, StartErrorKind, StubHandle,
 };
-use protostub_types::{Address, Domain, Message, SafeText, Sha256Digest, StubKey, StubStatus};
+use protostub_types::{Address, Allowance, Allowances, Domain, Message, SafeText, Sha256Digest, StubKey, StubStatus};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -119,6 +119,8 @@ pub(crate) struct Fixture {
     pub(crate) credentials: Arc<Credentials>,
     pub(crate) program: Option<CompiledStub>,
     pub(crate) limit_counts: Arc<LimitCounts>,
+    /// Log lines of a day, if a test limits them for several instances.
+    pub(crate) log_allowance: Option<Allowance>,
 }
 
 impl Fixture {
@@ -135,6 +137,7 @@ impl Fixture {
             credentials: Arc::default(),
             program: None,
             limit_counts: Arc::default(),
+            log_allowance: None,
         }
     }
 
@@ -150,6 +153,9 @@ impl Fixture {
             bus: self.bus.clone(),
             quota: egress.quota(self.limits.quota()),
             egress,
+            log_allowance: self.log_allowance.clone().unwrap_or_else(|| {
+                Allowances::new(u64::MAX, Duration::from_secs(86_400)).of("sp1.example", self.limits.log_bytes_per_day)
+            }),
             presence: Arc::new(Statuses(sender, Arc::clone(&self.limit_counts))),
             credentials: Arc::clone(&self.credentials) as Arc<dyn CredentialSource>,
             session: self.session.clone(),

@@ -8,6 +8,7 @@ mod asks_for_credentials;
 mod asks_for_random_bytes;
 mod asks_many_names;
 mod churns_connections;
+mod fills_log;
 mod floods_bus;
 mod floods_http;
 mod floods_log;
@@ -78,6 +79,7 @@ fn program(name: &str) -> Option<Program> {
         "asks-for-random-bytes" => Program::attack(asks_for_random_bytes::attack),
         "asks-many-names" => Program { ready: asks_many_names::ready, ..Program::attack(asks_many_names::attack) },
         "churns-connections" => Program { ready: churns_connections::ready, ..Program::attack(churns_connections::attack) },
+        "fills-log" => Program::attack(fills_log::attack),
         "floods-bus" => Program::attack(floods_bus::attack),
         "floods-http" => Program::attack(floods_http::attack),
         "floods-log" => Program::attack(floods_log::attack),
