@@ -131,8 +131,12 @@ async fn memory_of_all_stubs_refuses_deployments_by_name() {
         assert!(stubs.len() < 10, "all stubs start");
     };
     assert!(stubs.len() > 2, "{} stubs: {error}", stubs.len());
-    let told = std::iter::successors(Some(&error as &dyn Error), |error| error.source()).map(ToString::to_string);
-    let told = told.collect::<Vec<_>>().join(": ");
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told += &format!(": {error}");
+        cause = error.source();
+    }
     assert!(told.contains("all stubs share 8388608") && told.contains("`max-memory-bytes`"), "{told}");
     // Other stubs work on, and the memory of a stub that has ended is free.
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");

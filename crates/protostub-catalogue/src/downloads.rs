@@ -164,12 +164,12 @@ struct Shares(Arc<AllShares>);
 #[derive(Debug)]
 struct AllShares {
     total: u64,
-    held: Mutex<Held>,
+    held: Mutex<InUse>,
     freed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct InUse {
     all: u64,
     /// Only parties that hold something.
     parties: HashMap<String, u64>,
@@ -213,7 +213,7 @@ impl Shares {
         Some(Share { shares: self.clone(), party: party.to_owned(), amount })
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, InUse> {
         // A panic cannot leave the numbers inconsistent: they are complete after every statement.
         self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }

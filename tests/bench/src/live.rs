@@ -14,7 +14,7 @@ use bytes::Bytes;
 use protostub_artifacts::component;
 use protostub_catalogue::{Document, Fault, Request, Source, Subject};
 use protostub_runtime::{
-    Address, Descriptor, DomainSettings, Hyperty, Limits, Message, Runtime, RuntimeBuilder, Version,
+    Address, Descriptor, DomainSettings, Hyperty, Limits, Message, Runtime, RuntimeBuilder, TotalSettings, Version,
     imports::{HostImport, StubInfo, StubState, wasmtime},
 };
 use tokio::sync::{Mutex, oneshot};

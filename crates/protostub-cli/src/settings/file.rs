@@ -221,7 +221,7 @@ fn check_tables(root: &DeTable<'_>) -> Result<(), Fault> {
             Err(Fault::at(&value.span(), problem))
         })
     };
-    check(root, &["network", "cache", "lifecycle", "trust", "restart", "limits", "domains"])?;
+    check(root, &["network", "cache", "lifecycle", "trust", "restart", "limits", "totals", "domains"])?;
     let Some(DeValue::Table(domains)) = root.get("domains").map(Spanned::get_ref) else { return Ok(()) };
     let spellings: Vec<&str> = domains.keys().map(|key| key.get_ref().as_ref()).collect();
     check(domains, &spellings)?;
