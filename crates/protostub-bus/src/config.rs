@@ -5,6 +5,9 @@ use protostub_types::{Address, Domain};
 /// Default of [`BusConfig::request_timeout`]: 15 s.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Default of [`BusConfig::max_queued_bytes`]: 256 MiB.
+pub const DEFAULT_QUEUED_BYTES: usize = 256 << 20;
+
 /// Maximum time that a request may be open, even if it asks for more.
 pub const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -31,11 +34,18 @@ pub struct BusConfig {
     /// Maximum number of open requests. Stubs share three quarters of them, and the rest is a
     /// reserve for hyperties and the host.
     pub max_open_requests: usize,
+    /// Maximum memory of all messages that wait in inboxes, in bytes, roughly
+    /// ([`Message::size`](protostub_types::Message::size)).
+    ///
+    /// An eighth of it is a reserve for the first messages of each inbox: a 1024th of the reserve
+    /// for each (32 KiB by default). More than 1024 inboxes may exceed the maximum by their
+    /// reserves. All inboxes share the rest, and a sender gets no more of it than is left.
+    pub max_queued_bytes: usize,
 }
 
 impl BusConfig {
-    /// Creates the default configuration: 15 seconds for requests, 60 seconds in queues, and 65 536
-    /// open requests.
+    /// Creates the default configuration: 15 seconds for requests, 60 seconds in queues, 65 536
+    /// open requests, and 256 MiB of waiting messages.
     #[must_use]
     pub fn new(home: Domain, runtime: Address) -> Self {
         Self {
@@ -44,6 +54,7 @@ impl BusConfig {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             queue_timeout: Duration::from_secs(60),
             max_open_requests: 65_536,
+            max_queued_bytes: DEFAULT_QUEUED_BYTES,
         }
     }
 }

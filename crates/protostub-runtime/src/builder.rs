@@ -89,6 +89,12 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Sets [`Settings::max_queued_bytes`].
+    pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_queued_bytes = bytes;
+        self
+    }
+
     /// Sets [`NetworkSettings::allow_loopback`](crate::NetworkSettings::allow_loopback).
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.settings.network.allow_loopback = allow;
@@ -358,7 +364,8 @@ fn sizes(settings: &DomainSettings) -> Sizes {
 }
 
 fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
-    let Settings { request_timeout, network, cache, limits, lifecycle, restart, trust, domains, .. } = builder.settings;
+    let Settings { request_timeout, max_queued_bytes, network, cache, limits, lifecycle, restart, trust, domains, .. } =
+        builder.settings;
     domains.check().map_err(BuildError::Domains)?;
     builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
     let runtime_url = Address::parse(&format!("runtime://{home}/{}", Uuid::new_v4()))?;
@@ -418,6 +425,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
     let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
     bus.request_timeout = request_timeout;
+    bus.max_queued_bytes = max_queued_bytes;
     let bus = Bus::new(bus);
     bus.set_policy(builder.policy);
 

@@ -5,19 +5,22 @@
 use std::{
     fs,
     io::{self, BufRead as _, Write as _},
+    mem,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use protostub_artifacts::component;
-use protostub_runtime::{Address, Hyperty, Protostub, Runtime};
+use protostub_bus::DEFAULT_QUEUED_BYTES;
+use protostub_runtime::{Address, Hyperty, Message, Protostub, Runtime};
+use serde_json::json;
 
 use crate::{
     bare::{Bare, Instance},
     live::{Everywhere, Probe, builder, inside},
     samples::Samples,
-    workload::{BODIES, FROM, message},
+    workload::{BODIES, FROM, Text, message},
 };
 
 /// Number of concurrent deployments.
@@ -28,6 +31,8 @@ const AT_A_TIME: usize = 16;
 pub(crate) enum Kind {
     /// Live stubs in a runtime.
     Stubs,
+    /// Live stubs in a runtime that read no messages.
+    Asleep,
     /// Stores of the same component, on the same engine, with nothing around them.
     Bare,
 }
@@ -40,6 +45,7 @@ pub(crate) enum Kind {
 /// | `busy <of> <times>` | p99 and median of round trips of `of` concurrent listeners, in ns |
 /// | `idle <ms>` | computing time of the process meanwhile, in ns |
 /// | `deploy <times>` | median time of one more deployment, each undone again, in ns |
+/// | `flood` | resident bytes of as many messages as wait for the stubs, and their limit |
 ///
 /// Each busy listener has its own stub.
 pub(crate) async fn run(kind: Kind, most: usize) -> Result<()> {
@@ -74,7 +80,11 @@ impl Crowd {
     async fn new(kind: Kind, most: usize) -> Result<Self> {
         let probe = Probe::default();
         // One more than `most`, for `deploy`.
-        let runtime = probe.install(builder(Everywhere::echo()?))?.max_stubs(most + 1).build().await?;
+        let source = match kind {
+            Kind::Asleep => Everywhere::new(component("actor"), serde_json::Map::new())?,
+            Kind::Stubs | Kind::Bare => Everywhere::echo()?,
+        };
+        let runtime = probe.install(builder(source))?.max_stubs(most + 1).build().await?;
         let bare = Bare::new(&probe.engine()?, &component("batched-echo"))?;
         Ok(Self { kind, runtime, bare, stubs: Vec::new(), instances: Vec::new(), listeners: Vec::new() })
     }
@@ -90,7 +100,8 @@ impl Crowd {
             ["busy", of, times] => self.busy(of.parse()?, times.parse()?).await,
             ["idle", milliseconds] => idle(Duration::from_millis(milliseconds.parse()?)).await,
             ["deploy", times] => self.deploy(times.parse()?).await,
-            _ => bail!("unknown order; the orders are grow, busy, idle, deploy"),
+            ["flood"] => self.flood().await,
+            _ => bail!("unknown order; the orders are grow, busy, idle, deploy, flood"),
         }
     }
 
@@ -101,7 +112,7 @@ impl Crowd {
     async fn grow(&mut self, to: usize) -> Result<()> {
         let (had, kind) = (self.len(), self.kind);
         match kind {
-            Kind::Stubs => {
+            Kind::Stubs | Kind::Asleep => {
                 let deployments = (had..to).map(|nth| {
                     let runtime = &self.runtime;
                     async move { runtime.deploy_protostub(&domain(nth)).await.with_context(|| format!("stub {nth}")) }
@@ -160,6 +171,31 @@ impl Crowd {
             stub.undeploy().await?;
         }
         Ok(format!("{:.0}", took.median()))
+    }
+
+    /// Fills the inboxes of all stubs, which pause first, until no sender may post another message.
+    async fn flood(&self) -> Result<String> {
+        const SENDERS: usize = 16;
+        let mut senders = Vec::new();
+        for nth in 0..SENDERS {
+            senders.push(self.runtime.register_hyperty(format!("{FROM}/{nth}")).await?);
+        }
+        let alice = |nth| Address::parse(&format!("hyperty://{}/alice", domain(nth)));
+        let to = (0..self.stubs.len()).map(alice).collect::<Result<Vec<_>, _>>()?;
+        for to in &to {
+            let pause = Message::read(to.clone()).with_body(json!({ "do": "pause" }));
+            let response = senders[0].request(pause).await?;
+            ensure!(response.code() == Some(200), "the stub answers {response:?}");
+        }
+        let (before, _) = resident()?;
+        let text = Text::from(BODIES[2].0);
+        let mut is_full = false;
+        while !mem::replace(&mut is_full, true) {
+            for (to, sender) in to.iter().flat_map(|to| senders.iter().map(move |sender| (to, sender))) {
+                is_full &= sender.post(message(sender.address(), to, text.clone())).is_err();
+            }
+        }
+        Ok(format!("{} {DEFAULT_QUEUED_BYTES}", resident()?.0.saturating_sub(before)))
     }
 }
 

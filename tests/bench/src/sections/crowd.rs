@@ -11,11 +11,15 @@ const VS_EXTISM: &str = "idle_vs_extism";
 const P99: &str = "p99_10000_vs_100";
 const CPU: &str = "idle_cpu_10000";
 const DEPLOY: &str = "deploy_growth";
+const QUEUED: &str = "queued_vs_limit";
 
 /// Number of busy stubs.
 const BUSY: usize = 100;
 
 pub(super) async fn run(bench: &mut Bench) -> Result<()> {
+    if bench.wants(QUEUED) {
+        flood(bench)?;
+    }
     if !bench.wants_any(&[MEMORY, VS_BARE, VS_EXTISM, P99, CPU, DEPLOY]) {
         return Ok(());
     }
@@ -47,6 +51,22 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
             deploy(bench, &mut crowd, &mut grown("stubs", 1)?.0)?;
         }
     }
+    Ok(())
+}
+
+/// Measures the memory of messages that no stub reads, in a process of its own.
+fn flood(bench: &mut Bench) -> Result<()> {
+    /// Number of stubs.
+    const ASLEEP: usize = 60;
+    let stubs = ASLEEP.min(bench.effort.crowd);
+    tell(&format!("{stubs} flooded stubs"));
+    let mut peer = Peer::own(&["--crowd", "asleep", "--most", &stubs.to_string()])?;
+    peer.ask(&format!("grow {stubs}"))?;
+    let (grown, limit) = two(&peer.ask("flood")?)?;
+    let mib = |bytes: f64| -> Samples { [bytes / f64::from(1 << 20)].into_iter().collect() };
+    let (grown, limit) = (mib(grown), mib(limit));
+    let sides = vec![Side::new("memory of all waiting messages", "MiB", &grown), Side::new("`max-queued-bytes`", "MiB", &limit)];
+    bench.report.add(QUEUED, &grown.over(&limit), sides);
     Ok(())
 }
 
