@@ -67,8 +67,8 @@
 //! response is therefore lost for lack of room. A response may be too large for the space that is
 //! left. The bus then refuses it to the *responder* (429, or 413 if it can never fit), and the
 //! request stays open. The only possible loss is an *error response* to a message that was not a
-//! request: its sender has gone, or has about 16 000 unread error responses.
-//! [`BusCounts::undeliverable`] counts it.
+//! request: its sender has gone, has about 16 000 unread error responses, or leaves messages unread
+//! while all memory is used up. [`BusCounts::undeliverable`] counts it.
 //!
 //! A message that crashed its receiver is never handed out again ([`Inbox::crashed`]). The next
 //! owner of the inbox takes one message at a time until it has survived ten. A sender whose
@@ -151,6 +151,7 @@ mod post;
 mod poster;
 mod queue;
 mod request_key;
+mod shares;
 mod subscribers;
 mod table;
 

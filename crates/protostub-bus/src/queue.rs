@@ -1,11 +1,7 @@
 //! The waiting messages of one inbox, and the room for more.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use foldhash::quality::RandomState;
 use protostub_types::{Address, Message};
 use tokio::time::Instant;
 
@@ -13,6 +9,7 @@ use crate::{
     Envelope, InboxLimits, PostError,
     caution::sender,
     memory::{NoMemory, QueuedMemory},
+    shares::{Share, Shares},
 };
 
 /// Maximum number of waiting error responses to messages that were not requests, some 300 bytes
@@ -47,18 +44,11 @@ pub(crate) struct Queue {
     /// Bytes of waiting messages of all classes in the inbox's own memory.
     own_bytes: usize,
     /// The counts by senders, since the queue was more than half full. `None` once it is empty.
-    shares: Option<Box<HashMap<Address, Share, RandomState>>>,
+    shares: Option<Box<Shares>>,
     /// Number of copies that the inbox's owner missed.
     missed: u64,
     /// Number of those that no copy has told the owner of.
     untold: u64,
-}
-
-/// The waiting messages of one sender.
-#[derive(Debug, Default)]
-struct Share {
-    messages: usize,
-    bytes: usize,
 }
 
 /// Code and reason of refused messages.
@@ -326,32 +316,35 @@ impl Queue {
     /// Checks whether a sender has less than is left for all senders.
     fn admit_share(&mut self, sender: &Address) -> Result<(), Refusal> {
         let (places, bytes) = (self.limits.messages - self.messages, self.limits.bytes - self.bytes);
-        match self.shares().get(sender) {
-            Some(share) if share.messages >= places => full(
+        let Share { messages: of_sender, bytes: bytes_of_sender } = self.shares().of(sender);
+        if of_sender >= places {
+            return full(
                 429,
                 format!(
-                    "{sender} has {} messages in the receiver's inbox, and {places} places are left for all senders; try again later",
-                    share.messages
+                    "{sender} has {of_sender} messages in the receiver's inbox (places left for all senders: {places}); try again later"
                 ),
-            ),
-            Some(share) if share.bytes >= bytes => full(
-                429,
-                format!(
-                    "{sender} has {} bytes in the receiver's inbox, and {bytes} are left for all senders; try again later",
-                    share.bytes
-                ),
-            ),
-            _ => Ok(()),
+            );
         }
+        if bytes_of_sender >= bytes {
+            return full(
+                429,
+                format!(
+                    "{sender} has {bytes_of_sender} bytes in the receiver's inbox (left for all senders: {bytes}); try again later"
+                ),
+            );
+        }
+        Ok(())
     }
 
     /// Returns the counts by senders. Counts all waiting messages at the first call since the queue
     /// was empty.
-    fn shares(&mut self) -> &HashMap<Address, Share, RandomState> {
+    fn shares(&mut self) -> &Shares {
         let waiting = &self.waiting;
         self.shares.get_or_insert_with(|| {
-            let mut shares = Box::default();
-            waiting.iter().filter(|queued| queued.class.is_message()).for_each(|queued| count_share(&mut shares, queued));
+            let mut shares = Box::<Shares>::default();
+            for Queued { message, .. } in waiting.iter().filter(|queued| queued.class.is_message()) {
+                shares.count(sender(message), message.size());
+            }
             shares
         })
     }
@@ -368,7 +361,7 @@ impl Queue {
                 self.messages += 1;
                 self.bytes += size;
                 if let Some(shares) = &mut self.shares {
-                    count_share(shares, &queued);
+                    shares.count(sender(&queued.message), size);
                 }
             }
             // The place was counted when it was reserved.
@@ -390,7 +383,7 @@ impl Queue {
                 if self.messages == 0 {
                     self.shares = None;
                 } else if let Some(shares) = &mut self.shares {
-                    uncount_share(shares, queued);
+                    shares.uncount(sender(&queued.message), size);
                 }
             }
             Class::Reply => {
@@ -429,28 +422,6 @@ fn payer(class: Class, message: &Message) -> &Address {
     if class.is_message() { sender(message) } else { &message.to }
 }
 
-fn count_share(shares: &mut HashMap<Address, Share, RandomState>, queued: &Queued) {
-    let sender = sender(&queued.message);
-    if !shares.contains_key(sender) {
-        shares.insert(sender.clone(), Share::default());
-    }
-    if let Some(share) = shares.get_mut(sender) {
-        share.messages += 1;
-        share.bytes += queued.message.size();
-    }
-}
-
-fn uncount_share(shares: &mut HashMap<Address, Share, RandomState>, queued: &Queued) {
-    let sender = sender(&queued.message);
-    if let Some(share) = shares.get_mut(sender) {
-        share.messages -= 1;
-        share.bytes -= queued.message.size();
-        if share.messages == 0 {
-            shares.remove(sender);
-        }
-    }
-}
-
 fn full<T>(code: u16, reason: String) -> Result<T, Refusal> {
     Err(Refusal { code, reason: reason.into() })
 }
@@ -466,7 +437,7 @@ fn no_memory(payer: &Address, size: usize, problem: NoMemory) -> Result<(), Refu
         NoMemory::Now { of_sender, left } => full(
             429,
             format!(
-                "{of_sender} bytes of {payer} wait in all inboxes, and {left} are left for all senders (`max-queued-bytes`); try again later"
+                "{of_sender} bytes of {payer} wait in all inboxes (left of `max-queued-bytes` for all senders: {left}); try again later"
             ),
         ),
     }
