@@ -30,6 +30,7 @@ mod poison;
 mod policy;
 mod post_errors;
 mod probes;
+mod queues;
 mod reconnect;
 mod references;
 mod restart;

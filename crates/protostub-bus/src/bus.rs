@@ -6,11 +6,12 @@ use std::{
     },
 };
 
+use foldhash::quality::RandomState;
 use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 
 use crate::{
     AttachError, BusConfig, BusCounts, MAX_QUEUE_TIMEOUT, Mailbox, Origin, Policy, PostError, counts::Counters,
-    open_requests::OpenRequests, policy::PolicySlot, request_key::RequestKey, table::Table,
+    memory::QueuedMemory, open_requests::OpenRequests, policy::PolicySlot, request_key::RequestKey, table::Table,
 };
 
 /// Handles messages to domains without a route. It may deploy the domain's stub.
@@ -37,6 +38,10 @@ pub(crate) struct Inner {
     pub(crate) requests: OpenRequests,
     pub(crate) counters: Counters,
     pub(crate) policy: PolicySlot,
+    /// The memory of the messages in all inboxes.
+    pub(crate) memory: Arc<QueuedMemory>,
+    /// Distinguishes the states that publications tell.
+    pub(crate) states: RandomState,
     pub(crate) unroutable: OnceLock<Arc<dyn Unroutable>>,
     next_id: AtomicU64,
     /// Reason for the shutdown, once the bus accepts no more messages.
@@ -66,12 +71,15 @@ impl Bus {
         config.queue_timeout = config.queue_timeout.min(MAX_QUEUE_TIMEOUT);
         let requests = OpenRequests::new(config.max_open_requests, config.clock);
         let (table, counters) = (Table::new(), Counters::default());
+        let memory = Arc::new(QueuedMemory::new(config.max_queued_bytes));
         let inner = Inner {
             config,
             table,
             requests,
             counters,
             policy: PolicySlot::default(),
+            memory,
+            states: RandomState::default(),
             unroutable: OnceLock::new(),
             next_id: AtomicU64::new(1),
             shut_down: OnceLock::new(),

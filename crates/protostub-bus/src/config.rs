@@ -8,6 +8,9 @@ use protostub_types::{Address, Domain};
 /// Default of [`BusConfig::request_timeout`]: 15 s.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Default of [`BusConfig::max_queued_bytes`]: 256 MiB.
+pub const DEFAULT_QUEUED_BYTES: usize = 256 << 20;
+
 /// Maximum time that a request may be open, even if it asks for more.
 pub const MAX_REQUEST_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -36,11 +39,18 @@ pub struct BusConfig {
     pub max_open_requests: usize,
     /// Clock of all timeouts. Default: the operating system's.
     pub clock: Clock,
+    /// Maximum memory of all messages that wait in inboxes, in bytes, roughly
+    /// ([`Message::size`](protostub_types::Message::size)).
+    ///
+    /// An eighth of it is a reserve for the first messages of each inbox: a 1024th of the reserve
+    /// for each (32 KiB by default). More than 1024 inboxes may exceed the maximum by their
+    /// reserves. All inboxes share the rest, and a sender gets no more of it than is left.
+    pub max_queued_bytes: usize,
 }
 
 impl BusConfig {
-    /// Creates the default configuration: 15 seconds for requests, 60 seconds in queues, and 65 536
-    /// open requests.
+    /// Creates the default configuration: 15 seconds for requests, 60 seconds in queues, 65 536
+    /// open requests, and 256 MiB of waiting messages.
     #[must_use]
     pub fn new(home: Domain, runtime: Address) -> Self {
         Self {
@@ -50,6 +60,7 @@ impl BusConfig {
             queue_timeout: Duration::from_secs(60),
             max_open_requests: 65_536,
             clock: Clock::default(),
+            max_queued_bytes: DEFAULT_QUEUED_BYTES,
         }
     }
 }

@@ -10,7 +10,8 @@ use protostub_types::{Address, StubKey};
 /// | 404 | the address has no listener and no stub |
 /// | 409 | a request with this id, from the same sender to the same receiver, is still open |
 /// | 413 | the message is larger than the receiver's inbox, or its body than the stub takes |
-/// | 429 | a queue or a table is full; trying again later may help |
+/// | 413 | the message is larger than the memory that all inboxes share |
+/// | 429 | a queue or a table is full, or the sender has its share; trying again later may help |
 /// | 503 | the receiver is closed, or its stub cannot be deployed or is not connected |
 /// | 503 | messages of the sender ended two instances of the receiving stub |
 /// | 508 | the message has come through its receiver already |

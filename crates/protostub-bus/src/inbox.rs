@@ -33,7 +33,7 @@ impl Bus {
     /// Makes an inbox. It gets messages once its [`Inbox::mailbox`] is attached.
     #[must_use]
     pub fn inbox(&self, limits: InboxLimits) -> Inbox {
-        Inbox::new(self.clone(), Mailbox::new(limits, self.config().clock))
+        Inbox::new(self.clone(), Mailbox::new(limits, self.config().clock, &self.inner.memory))
     }
 }
 
@@ -46,6 +46,14 @@ impl Inbox {
     #[must_use]
     pub fn mailbox(&self) -> Mailbox {
         self.mailbox.clone()
+    }
+
+    /// Returns the number of copies of publications that the owner missed so far: the inbox had no
+    /// room, or the owner did not take them in time. The next copy has the number of the latest
+    /// ones in its header `missed-copies`.
+    #[must_use]
+    pub fn missed_copies(&self) -> u64 {
+        self.mailbox.missed()
     }
 
     /// Waits for the next message. Returns `None` once the inbox is closed. Cancel safe: a message

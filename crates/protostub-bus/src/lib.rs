@@ -39,7 +39,12 @@
 //! * A **publication** is a message to a topic that is neither request nor response.
 //!   - Each subscriber of that address ([`Bus::subscribe`]) gets a copy at its own listener, with
 //!     `to` unchanged. The topic's own listener, if there is one, gets the message itself.
-//!   - A subscriber whose inbox is full misses its copy. The publisher gets no error.
+//!   - A subscriber whose inbox is full misses copies, and the publisher gets no error. The copy
+//!     takes the place of the oldest one from the same `from` at the same topic, so the newest
+//!     state is kept ([`Bus::publish`] distinguishes several states of one publisher). Without an
+//!     older one, the copy itself is missed. So is a copy that waited for too long.
+//!   - A subscriber learns that it missed copies: the next copy that it takes has their number in
+//!     its header `missed-copies`, which only the host sets. [`Inbox::missed_copies`] counts them.
 //!   - A stub's message to a topic with a listener reaches only that listener. Subscribers cannot
 //!     mistake it for a publication of the listener.
 //!   - A publication below its sender's own address may have no listener and no subscriber.
@@ -62,13 +67,18 @@
 //! response is therefore lost for lack of room. A response may be too large for the space that is
 //! left. The bus then refuses it to the *responder* (429, or 413 if it can never fit), and the
 //! request stays open. The only possible loss is an *error response* to a message that was not a
-//! request: its sender has gone, or has about 16 000 unread error responses.
-//! [`BusCounts::undeliverable`] counts it.
+//! request: its sender has gone, has about 16 000 unread error responses, or leaves messages unread
+//! while all memory is used up. [`BusCounts::undeliverable`] counts it.
 //!
 //! A message that crashed its receiver is never handed out again ([`Inbox::crashed`]). The next
 //! owner of the inbox takes one message at a time until it has survived ten. A sender whose
 //! messages crashed two owners gets 503 for a while, and so does a request of the owner that this
 //! sender answers. Other senders go on.
+//!
+//! An inbox that is more than half full takes messages only of senders that have less there than is
+//! left ([`InboxLimits`]). All inboxes together hold [`BusConfig::max_queued_bytes`], by the same
+//! rule. The first messages of each inbox have a reserve, so a receiver that keeps up gets its
+//! messages even if other inboxes have used up the rest.
 //!
 //! Stubs share three quarters of the open requests ([`BusConfig::max_open_requests`]), and the rest
 //! is a reserve for hyperties and the host. A stub gets at most as many as are left for all stubs,
@@ -130,23 +140,31 @@ mod envelope;
 mod error;
 mod inbox;
 mod last_receiver;
+mod limits;
 mod mailbox;
+mod memory;
 mod open_requests;
 mod origin;
 mod outcomes;
 mod policy;
 mod post;
 mod poster;
+mod queue;
 mod request_key;
+mod shares;
+mod subscribers;
 mod table;
 
 pub use bus::{Bus, Route, Unroutable};
-pub use config::{BusConfig, Clock, DEFAULT_REQUEST_TIMEOUT, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT};
+pub use config::{
+    BusConfig, Clock, DEFAULT_QUEUED_BYTES, DEFAULT_REQUEST_TIMEOUT, MAX_ID_BYTES, MAX_QUEUE_TIMEOUT, MAX_REQUEST_TIMEOUT,
+};
 pub use counts::BusCounts;
 pub use envelope::Envelope;
 pub use error::{AttachError, PostError, RequestError};
 pub use inbox::Inbox;
-pub use mailbox::{InboxLimits, Mailbox};
+pub use limits::InboxLimits;
+pub use mailbox::Mailbox;
 pub use origin::Origin;
 pub use policy::{Decision, Hop, Policy, Receiver};
 pub use poster::Poster;

@@ -1,5 +1,4 @@
 use std::{
-    collections::VecDeque,
     fmt, future, mem,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -12,66 +11,12 @@ use std::{
 use protostub_types::{Address, Message, deadline};
 
 use crate::{
-    Clock, Envelope, PostError,
+    Clock, Envelope, InboxLimits, PostError,
     caution::{Caution, sender},
+    memory::QueuedMemory,
+    queue::{Class, Queue, Queued, Refusal},
     request_key::RequestKey,
 };
-
-/// Limits of the messages that wait in an inbox.
-///
-/// Messages to the owner and responses that the owner waits for are counted separately, each within
-/// these limits. A sender that fills the inbox therefore cannot keep responses from its owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InboxLimits {
-    /// Maximum number of messages.
-    pub messages: usize,
-    /// Maximum memory of the messages in bytes, roughly ([`Message::size`]).
-    pub bytes: usize,
-    /// Maximum size of the body of a message, in bytes, responses included. [`Self::new`] sets no
-    /// limit.
-    pub body_bytes: usize,
-    /// Time for which a sender is suspect after the inbox's owner crashed with one of its messages,
-    /// and for which the inbox refuses the sender after a second crash ([`Inbox::crashed`]). Zero
-    /// refuses no sender. [`Self::new`] sets 60 s.
-    ///
-    /// [`Inbox::crashed`]: crate::Inbox::crashed
-    pub suspicion: Duration,
-}
-
-impl InboxLimits {
-    /// Creates limits of this many messages, and of this many bytes together.
-    #[must_use]
-    pub const fn new(messages: usize, bytes: usize) -> Self {
-        Self { messages, bytes, body_bytes: usize::MAX, suspicion: Duration::from_secs(60) }
-    }
-
-    /// Returns the reason for refusing a message of this size whose body is too large.
-    fn body_excess(&self, message: &Message, size: usize) -> Option<String> {
-        // The size includes the body, so most messages need no second look.
-        if size <= self.body_bytes {
-            return None;
-        }
-        let bytes = message.body.as_ref().map_or(0, |body| body.as_bytes().len());
-        let limit = self.body_bytes;
-        (bytes > limit).then(|| {
-            format!("the body has {bytes} bytes, more than the {limit} that the receiving stub takes (`body-bytes`); send a smaller one")
-        })
-    }
-}
-
-impl Default for InboxLimits {
-    /// Returns limits of 1024 messages and 16 MiB: a few of the largest messages, or many small
-    /// ones.
-    fn default() -> Self {
-        Self::new(1024, 16 << 20)
-    }
-}
-
-/// Maximum number of waiting error responses to messages that were not requests, some 300 bytes
-/// each. Further ones are dropped and counted: an owner that reads no messages gets only a bounded
-/// number of errors.
-const MAX_ERROR_RESPONSES: usize = 16_384;
 
 /// The bus's side of an [`Inbox`](crate::Inbox): the bus puts messages here. Clones are the same
 /// mailbox.
@@ -84,7 +29,6 @@ pub(crate) struct WeakMailbox(Weak<Shared>);
 
 struct Shared {
     id: u64,
-    limits: InboxLimits,
     clock: Clock,
     owner: OnceLock<Address>,
     /// Number of requests that the inbox's owner took and has not answered.
@@ -92,17 +36,8 @@ struct Shared {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
-    queue: VecDeque<Queued>,
-    /// Number of waiting messages of [`Class::Plain`], [`Class::Copy`], [`Class::Request`] and
-    /// [`Class::Provisional`].
-    messages: usize,
-    bytes: usize,
-    /// Number of waiting final responses and of places reserved for future ones.
-    replies: usize,
-    reply_bytes: usize,
-    error_responses: usize,
+    queue: Queue,
     /// Reason for refusing all messages.
     closed: Option<Refusal>,
     /// Reason for refusing all messages except responses.
@@ -115,37 +50,6 @@ struct State {
     watchers: Vec<Waker>,
     /// `true` if the sweeper checks this mailbox once its oldest message has waited long enough.
     watched: bool,
-}
-
-/// Code and reason of refused messages.
-#[derive(Debug, Clone)]
-struct Refusal {
-    code: u16,
-    reason: Arc<str>,
-}
-
-/// A waiting message.
-#[derive(Debug)]
-pub(crate) struct Queued {
-    pub(crate) message: Envelope,
-    pub(crate) class: Class,
-}
-
-/// Class of a waiting message: decides its outcome and its count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Class {
-    /// A message that is neither request nor response. It waits for the queue timeout from `since`.
-    Plain { since: Instant },
-    /// One subscriber's copy of a publication. It waits for the queue timeout from `since`.
-    Copy { since: Instant },
-    /// The open request with this ticket. It has a deadline of its own.
-    Request { ticket: u64 },
-    /// A response that leaves its request open.
-    Provisional,
-    /// A final response with a reserved place.
-    Reply,
-    /// An error response to a message that was not a request.
-    ErrorResponse,
 }
 
 /// Result of putting a message into the queue.
@@ -171,10 +75,19 @@ pub(crate) enum Taken {
 }
 
 impl Mailbox {
-    pub(crate) fn new(limits: InboxLimits, clock: Clock) -> Self {
+    pub(crate) fn new(limits: InboxLimits, clock: Clock, memory: &Arc<QueuedMemory>) -> Self {
         static NEXT_ID: AtomicU64 = AtomicU64::new(1);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::new(Shared { id, limits, clock, owner: OnceLock::new(), held: AtomicUsize::new(0), state: Mutex::default() }))
+        let state = State {
+            queue: Queue::new(limits, Arc::clone(memory)),
+            closed: None,
+            refusing: None,
+            caution: None,
+            reader: None,
+            watchers: Vec::new(),
+            watched: false,
+        };
+        Self(Arc::new(Shared { id, clock, owner: OnceLock::new(), held: AtomicUsize::new(0), state: Mutex::new(state) }))
     }
 
     /// Returns an id that is unique among the mailboxes of this process.
@@ -218,7 +131,7 @@ impl Mailbox {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         let state = self.state();
-        state.queue.is_empty() && state.replies == 0 && !self.holds_requests()
+        state.queue.is_empty() && state.queue.replies == 0 && !self.holds_requests()
     }
 
     /// Returns `true` if the owner has requests that it has not answered.
@@ -268,36 +181,31 @@ impl Mailbox {
 
     /// Puts a message into the queue, if there is room for its class.
     pub(crate) fn push(&self, mut message: Envelope, class: Class) -> Result<Pushed, PostError> {
-        let size = message.measure();
+        message.measure();
         let mut state = self.state();
-        if let Err(Refusal { code, reason }) = state.admits(class, &message, size, &self.0) {
-            return Err(PostError::new(code, &message.to, &*reason));
+        state.admits(class, &message, self.0.clock)?;
+        let was_empty = state.queue.is_empty();
+        state.queue.push(message, class)?;
+        Ok(pushed(state, was_empty, class))
+    }
+
+    /// Puts a subscriber's copy into the queue ([`Queue::push_copy`]). Returns `true` if the
+    /// subscriber misses a copy: this one, or an older one.
+    pub(crate) fn push_copy(&self, mut message: Envelope, since: Instant) -> (bool, Result<Pushed, PostError>) {
+        message.measure();
+        let (mut state, class) = (self.state(), Class::Copy { since });
+        if let Err(refused) = state.admits(class, &message, self.0.clock) {
+            state.queue.miss(1);
+            return (true, Err(refused));
         }
         let was_empty = state.queue.is_empty();
-        let mut pushed = Pushed::Watched;
-        match class {
-            Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
-                state.messages += 1;
-                state.bytes += size;
-                let has_deadline_here = matches!(class, Class::Plain { .. } | Class::Copy { .. });
-                if has_deadline_here && !mem::replace(&mut state.watched, true) {
-                    pushed = Pushed::Unwatched;
-                }
-            }
-            // The place was counted when it was reserved.
-            Class::Reply => state.reply_bytes += size,
-            Class::ErrorResponse => state.error_responses += 1,
-        }
-        state.queue.push_back(Queued { message, class });
-        let reader = state.reader.take();
-        let watchers = if was_empty { mem::take(&mut state.watchers) } else { Vec::new() };
-        // A waker runs foreign code, so it is never called under the lock.
-        drop(state);
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-        watchers.into_iter().for_each(Waker::wake);
-        Ok(pushed)
+        let (misses, outcome) = state.queue.push_copy(message, since);
+        (misses, outcome.map(|()| pushed(state, was_empty, class)))
+    }
+
+    /// Returns the number of copies that the owner missed.
+    pub(crate) fn missed(&self) -> u64 {
+        self.state().queue.missed()
     }
 
     /// Reserves a place for the response to a request of this mailbox's owner. `share` is the
@@ -307,63 +215,46 @@ impl Mailbox {
         if state.closed.is_some() {
             return Err(PostError::new(503, to, "the requester's own inbox is closed and cannot take the response"));
         }
-        if state.replies >= self.0.limits.messages {
+        if state.queue.replies >= state.queue.limits.messages {
             let reason = format!(
                 "the requester has {} responses waiting or outstanding, the limit of its inbox; read those first",
-                state.replies
+                state.queue.replies
             );
             return Err(PostError::new(429, to, reason));
         }
-        if state.replies >= share {
+        if state.queue.replies >= share {
             let reason = format!(
                 "the requester has {} responses waiting or outstanding, and stubs have only {share} open requests left; try again later",
-                state.replies
+                state.queue.replies
             );
             return Err(PostError::new(429, to, reason));
         }
-        state.replies += 1;
+        state.queue.replies += 1;
         Ok(())
     }
 
     /// Releases a reserved place.
     pub(crate) fn release_reply(&self) {
-        self.state().replies -= 1;
+        self.state().queue.replies -= 1;
     }
 
     /// Checks whether the owner takes messages of this responder, and whether a response of this
     /// size fits into its reserved place.
     pub(crate) fn admits_reply(&self, response: &Message) -> Result<(), PostError> {
         let size = response.size();
-        let limit = self.0.limits.bytes;
         let state = self.state();
         // A closed mailbox accepts the response and drops it, since the responder did its part.
         if state.closed.is_some() {
             return Ok(());
         }
+        let refused = |Refusal { code, reason }| Err(PostError::new(code, &response.to, &*reason));
         if let Some(reason) = state.caution.as_ref().and_then(|caution| caution.refusal(response, self.0.clock.now())) {
-            return Err(PostError::new(503, &response.to, reason));
+            return refused(Refusal { code: 503, reason: reason.into() });
         }
-        if let Some(reason) = self.0.limits.body_excess(response, size) {
-            return Err(PostError::new(413, &response.to, reason));
+        if let Some(reason) = state.queue.limits.body_excess(response, size) {
+            return refused(Refusal { code: 413, reason: reason.into() });
         }
-        if state.reply_bytes + size <= limit {
-            return Ok(());
-        }
-        let (code, reason) = if size > limit {
-            (
-                413,
-                format!("the response has {size} bytes, more than the requester's inbox may hold ({limit}); send a smaller one"),
-            )
-        } else {
-            (
-                429,
-                format!(
-                    "{} bytes of responses wait in the requester's inbox (limit: {limit}); try again later",
-                    state.reply_bytes
-                ),
-            )
-        };
-        Err(PostError::new(code, &response.to, reason))
+        state.queue.admits_reply(response, size).or_else(refused)
     }
 
     /// Takes the waiting messages out of the queue: at most `max_messages`, and at most `max_bytes`
@@ -396,7 +287,7 @@ impl Mailbox {
                 }
                 alone = true;
             }
-            let Some(next) = state.pop() else { break };
+            let Some(next) = state.queue.pop() else { break };
             count += 1;
             bytes = bytes.saturating_add(next.message.size()).min(max_bytes);
             match next.class {
@@ -425,14 +316,9 @@ impl Mailbox {
     }
 
     /// Refuses further messages, and returns those that wait. Only the first reason counts.
-    pub(crate) fn close(&self, code: u16, reason: &str) -> VecDeque<Queued> {
+    pub(crate) fn close(&self, code: u16, reason: &str) -> Vec<Queued> {
         self.seal(code, reason);
-        let mut state = self.state();
-        let queue = mem::take(&mut state.queue);
-        for queued in &queue {
-            state.uncount(queued);
-        }
-        queue
+        self.state().queue.extract(|_| true)
     }
 
     /// Refuses further messages with this code and reason. The owner can still take the messages
@@ -451,74 +337,51 @@ impl Mailbox {
         let now = self.0.clock.now();
         let mut state = self.state();
         let mut caution = state.caution.take().unwrap_or_default();
-        caution.crashed(messages.iter().map(|message| sender(message)), now, self.0.limits.suspicion);
-        let mut refused = Vec::new();
-        for queued in mem::take(&mut state.queue) {
-            match (queued.class, caution.refusal(&queued.message, now)) {
-                (_, None) | (Class::ErrorResponse, _) => state.queue.push_back(queued),
+        caution.crashed(messages.iter().map(|message| sender(message)), now, state.queue.limits.suspicion);
+        let is_refused =
+            |queued: &Queued| queued.class != Class::ErrorResponse && caution.refusal(&queued.message, now).is_some();
+        let (mut replies, mut refused) = (Vec::new(), Vec::new());
+        for queued in state.queue.extract(is_refused) {
+            let reason = caution.refusal(&queued.message, now).unwrap_or_default();
+            if queued.class == Class::Reply {
                 // The request keeps its one response, without the responder's content.
-                (Class::Reply, Some(reason)) => {
-                    state.uncount(&queued);
-                    let key = RequestKey::of_response(&queued.message);
-                    state.push_reply(key.error_response(&queued.message.id, 503, &reason).into());
-                }
-                (_, Some(reason)) => {
-                    state.uncount(&queued);
-                    refused.push((queued, reason));
-                }
+                let key = RequestKey::of_response(&queued.message);
+                replies.push(key.error_response(&queued.message.id, 503, &reason));
+            } else {
+                refused.push((queued, reason));
             }
         }
+        replies.into_iter().for_each(|reply| state.queue.push_reply(reply.into()));
         state.caution = Some(caution);
         refused
     }
 
     /// Takes out the posted messages that wait here: all except responses to the owner's own
     /// messages.
-    pub(crate) fn take_posted(&self) -> VecDeque<Queued> {
-        let mut state = self.state();
+    pub(crate) fn take_posted(&self) -> Vec<Queued> {
         let is_posted =
             |queued: &Queued| matches!(queued.class, Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. });
-        let (posted, kept) = mem::take(&mut state.queue).into_iter().partition(is_posted);
-        state.queue = kept;
-        for queued in &posted {
-            state.uncount(queued);
-        }
-        posted
+        self.state().queue.extract(is_posted)
     }
 
     /// Takes out the request with this ticket, if it still waits.
     pub(crate) fn forget(&self, ticket: u64) {
-        let mut state = self.state();
-        let is_it = |queued: &Queued| matches!(queued.class, Class::Request { ticket: other } if other == ticket);
-        if let Some(index) = state.queue.iter().position(is_it)
-            && let Some(queued) = state.queue.remove(index)
-        {
-            state.uncount(&queued);
-        }
+        self.state().queue.forget(ticket);
     }
 
     /// Takes out the messages that have waited for `timeout`. Returns them and the time of the next
     /// check.
     pub(crate) fn expire(&self, now: Instant, timeout: Duration) -> (Vec<Queued>, Option<Instant>) {
         let mut state = self.state();
-        let mut expired = Vec::new();
         let mut next = None;
-        let mut kept = VecDeque::with_capacity(state.queue.len());
-        for queued in mem::take(&mut state.queue) {
-            match queued.class {
-                Class::Plain { since } | Class::Copy { since } if deadline(since, timeout) <= now => {
-                    state.uncount(&queued);
-                    expired.push(queued);
-                    continue;
-                }
-                Class::Plain { since } | Class::Copy { since } if next.is_none_or(|next| deadline(since, timeout) < next) => {
-                    next = Some(deadline(since, timeout));
-                }
-                _ => {}
+        let expired = state.queue.extract(|queued| {
+            let (Class::Plain { since } | Class::Copy { since }) = queued.class else { return false };
+            let due = deadline(since, timeout);
+            if due > now {
+                next = Some(next.map_or(due, |next| due.min(next)));
             }
-            kept.push_back(queued);
-        }
-        state.queue = kept;
+            due <= now
+        });
         state.watched = next.is_some();
         (expired, next)
     }
@@ -530,79 +393,38 @@ impl Mailbox {
 }
 
 impl State {
-    fn admits(&self, class: Class, message: &Message, size: usize, mailbox: &Shared) -> Result<(), Refusal> {
+    /// Checks whether the owner takes messages of this class and sender.
+    fn admits(&self, class: Class, message: &Message, clock: Clock) -> Result<(), PostError> {
+        let refused = |Refusal { code, reason }: &Refusal| Err(PostError::new(*code, &message.to, &**reason));
         if let Some(refusal) = &self.closed {
-            return Err(refusal.clone());
+            return refused(refusal);
         }
-        let limits = &mailbox.limits;
-        let full = |code, reason: String| Err(Refusal { code, reason: reason.into() });
-        match class {
-            Class::Reply => Ok(()),
-            Class::ErrorResponse if self.error_responses < MAX_ERROR_RESPONSES => Ok(()),
-            Class::ErrorResponse => full(429, format!("{MAX_ERROR_RESPONSES} error responses wait in the inbox, its limit")),
-            Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
-                if let Some(refusal) = self.refusing.as_ref().filter(|_| class != Class::Provisional) {
-                    return Err(refusal.clone());
-                }
-                if let Some(reason) = self.caution.as_ref().and_then(|caution| caution.refusal(message, mailbox.clock.now())) {
-                    return full(503, reason);
-                }
-                if let Some(reason) = limits.body_excess(message, size) {
-                    return full(413, reason);
-                }
-                if self.messages >= limits.messages {
-                    return full(
-                        429,
-                        format!("{} messages wait in the receiver's inbox, its limit; try again later", self.messages),
-                    );
-                }
-                if size > limits.bytes {
-                    return full(
-                        413,
-                        format!(
-                            "the message has {size} bytes, more than the receiver's inbox may hold ({}); send a smaller one",
-                            limits.bytes
-                        ),
-                    );
-                }
-                if self.bytes + size > limits.bytes {
-                    let waiting = self.bytes;
-                    return full(
-                        429,
-                        format!("{waiting} bytes wait in the receiver's inbox (limit: {}); try again later", limits.bytes),
-                    );
-                }
-                Ok(())
-            }
+        if !class.is_message() {
+            return Ok(());
+        }
+        if let Some(refusal) = self.refusing.as_ref().filter(|_| class != Class::Provisional) {
+            return refused(refusal);
+        }
+        match self.caution.as_ref().and_then(|caution| caution.refusal(message, clock.now())) {
+            Some(reason) => Err(PostError::new(503, &message.to, reason)),
+            None => Ok(()),
         }
     }
+}
 
-    /// Puts a response into the queue, with a place of its own.
-    fn push_reply(&mut self, mut message: Envelope) {
-        self.replies += 1;
-        self.reply_bytes += message.measure();
-        self.queue.push_back(Queued { message, class: Class::Reply });
+/// Wakes the tasks that wait for a message of this class, which was just put into the queue.
+fn pushed(mut state: MutexGuard<'_, State>, was_empty: bool, class: Class) -> Pushed {
+    let has_deadline_here = matches!(class, Class::Plain { .. } | Class::Copy { .. });
+    let pushed = if has_deadline_here && !mem::replace(&mut state.watched, true) { Pushed::Unwatched } else { Pushed::Watched };
+    let reader = state.reader.take();
+    let watchers = if was_empty { mem::take(&mut state.watchers) } else { Vec::new() };
+    // A waker runs foreign code, so it is never called under the lock.
+    drop(state);
+    if let Some(reader) = reader {
+        reader.wake();
     }
-
-    fn pop(&mut self) -> Option<Queued> {
-        let queued = self.queue.pop_front()?;
-        self.uncount(&queued);
-        Some(queued)
-    }
-
-    fn uncount(&mut self, queued: &Queued) {
-        match queued.class {
-            Class::Plain { .. } | Class::Copy { .. } | Class::Request { .. } | Class::Provisional => {
-                self.messages -= 1;
-                self.bytes -= queued.message.size();
-            }
-            Class::Reply => {
-                self.replies -= 1;
-                self.reply_bytes -= queued.message.size();
-            }
-            Class::ErrorResponse => self.error_responses -= 1,
-        }
-    }
+    watchers.into_iter().for_each(Waker::wake);
+    pushed
 }
 
 impl WeakMailbox {

@@ -7,8 +7,9 @@ use crate::{
     Bus, Envelope, Origin, PostError, Receiver, RequestError,
     bus::Inner,
     deadlines::Due,
-    mailbox::{Class, Mailbox, Queued},
+    mailbox::Mailbox,
     open_requests::{OpenRequest, OpenRequests, Requester},
+    queue::{Class, Queued},
     request_key::RequestKey,
     table::Destination,
 };

@@ -1,6 +1,10 @@
 //! Posting: the path of a message from its sender to the receiver's mailbox.
 
-use std::time::{Duration, Instant};
+use std::{
+    hash::BuildHasher as _,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use protostub_types::{Address, Message, MessageId, MessageType, StubKey};
 use tokio::sync::oneshot;
@@ -10,9 +14,11 @@ use crate::{
     bus::Inner,
     deadlines::Due,
     last_receiver::LastReceiver,
-    mailbox::{Class, Mailbox, Pushed},
+    mailbox::{Mailbox, Pushed},
     open_requests::{NotOpened, Requester},
+    queue::{Class, MISSED_HEADER},
     request_key::RequestKey,
+    subscribers::{Receivers, Subscribers},
     table::Destination,
 };
 
@@ -79,23 +85,33 @@ impl Bus {
     /// listener at this address, which serves requests and subscriptions, is the host itself: it
     /// needs no copy. (Of "Deploy Protocol Stub": the part after step 22.)
     ///
+    /// `about` names the thing whose state the message tells. In a full inbox, the copy takes the
+    /// place of the oldest one about the same thing, from the same `from` at the same topic.
+    ///
     /// # Errors
     /// If the message was refused: 400, it breaks a limit of messages; 403, the policy refuses it;
     /// 503, the bus is shut down.
-    pub fn publish(&self, message: Message) -> Result<(), PostError> {
-        let published = self.publish_message(message.into());
+    pub fn publish(&self, message: Message, about: &str) -> Result<(), PostError> {
+        let published = self.publish_message(message.into(), about);
         self.count_refused(&published);
         published
     }
 
     /// Sends a copy of a publication at `topic` to one subscriber only: for a late subscriber that
-    /// missed it.
-    pub fn publish_to(&self, subscriber: &Address, topic: &Address, mut message: Message) {
+    /// missed it. `about` is as in [`Self::publish`].
+    pub fn publish_to(&self, subscriber: &Address, topic: &Address, mut message: Message, about: &str) {
         message.to = topic.clone();
         if message.id == MessageId::Number(0) {
             message.id = self.next_id();
         }
-        self.send_copy(&Origin::Host, message.into(), subscriber);
+        let mut copy = Envelope::from(message);
+        copy.set_state(self.state_of(about));
+        self.send_copy(&Origin::Host, copy, subscriber);
+    }
+
+    /// Returns the number of the state of a thing.
+    fn state_of(&self, about: &str) -> u64 {
+        self.inner.states.hash_one(about)
     }
 
     /// Posts a message to the last receiver if it is still valid. Otherwise looks the receiver up
@@ -146,34 +162,34 @@ impl Bus {
         if listener.is_none() && (subscribers.is_some() || self.is_unheard(&message)) {
             self.ask_policy(origin, &message, || Receiver::Nobody)?;
             self.count_published();
-            self.send_copies(origin, message, subscribers.as_deref().unwrap_or_default());
+            self.send_copies(origin, message, subscribers, "");
             return Ok(());
         }
         let holder = self.holder(origin, &message, listener)?;
         // Only the listener may publish at its address. A stub's message goes to the listener
         // alone, so subscribers cannot mistake it for the listener's publication.
         let subscribers = subscribers.filter(|_| !matches!(origin, Origin::Stub(_)));
-        let Some(subscribers) = subscribers else {
+        if subscribers.is_none() {
             if let Some(last) = last
                 && holder.is_attached
             {
                 last.remember(&message.to, &holder.mailbox, version);
             }
             return self.deliver(&holder.mailbox, message, now());
-        };
+        }
         let copy = message.clone();
         self.deliver(&holder.mailbox, message, now())?;
-        self.send_copies(origin, copy, &subscribers);
+        self.send_copies(origin, copy, subscribers, "");
         Ok(())
     }
 
     /// Publishes a message of the host at an address of the host.
-    pub(crate) fn publish_message(&self, mut message: Envelope) -> Result<(), PostError> {
+    pub(crate) fn publish_message(&self, mut message: Envelope, about: &str) -> Result<(), PostError> {
         self.prepare(&Origin::Host, &mut message)?;
         let Destination { listener, subscribers } = self.inner.table.lookup(&message.to);
         self.ask_policy(&Origin::Host, &message, || self.receiver(&message, listener.as_ref()))?;
         self.count_published();
-        self.send_copies(&Origin::Host, message, subscribers.as_deref().unwrap_or_default());
+        self.send_copies(&Origin::Host, message, subscribers, about);
         Ok(())
     }
 
@@ -221,6 +237,10 @@ impl Bus {
             // next.
             message.via.reserve_exact(1);
             message.via.push(url.clone());
+        }
+        // Only the host tells of missed copies.
+        if !message.headers.is_empty() {
+            message.headers.retain(|(name, _)| name != MISSED_HEADER);
         }
         if let Err(error) = message.check_limits() {
             return Err(PostError::new(400, &message.to, error.to_string()));
@@ -371,18 +391,17 @@ impl Bus {
         timeout.or_else(asked).unwrap_or(self.inner.config.request_timeout).min(MAX_REQUEST_TIMEOUT)
     }
 
-    /// Sends copies to subscribers. A subscriber without room misses its copy, and the publisher
-    /// gets no error.
-    fn send_copies(&self, origin: &Origin, message: Envelope, subscribers: &[Address]) {
-        if let Some((last, others)) = subscribers.split_last() {
-            for subscriber in others {
-                self.send_copy(origin, message.clone(), subscriber);
-            }
-            self.send_copy(origin, message, last);
+    /// Sends copies to subscribers. A subscriber without room misses copies, and the publisher gets
+    /// no error.
+    fn send_copies(&self, origin: &Origin, mut message: Envelope, subscribers: Option<Arc<Subscribers>>, about: &str) {
+        let Some(subscribers) = subscribers else { return };
+        message.set_state(self.state_of(about));
+        for subscriber in Receivers::of(subscribers) {
+            self.send_copy(origin, message.clone(), &subscriber);
         }
     }
 
-    pub(crate) fn send_copy(&self, origin: &Origin, message: Envelope, subscriber: &Address) {
+    fn send_copy(&self, origin: &Origin, message: Envelope, subscriber: &Address) {
         let since = self.config().clock.now();
         let mailbox = self.inner.table.listener_of(subscriber).filter(|mailbox| !mailbox.has_seen(&message));
         // The subscriber has just ended, or the copy would return to its source: no subscriber
@@ -390,13 +409,20 @@ impl Bus {
         let Some(mailbox) = mailbox else { return };
         let receiver =
             || mailbox.owner().map_or_else(|| Receiver::Subscriber(subscriber.clone()), |stub| Receiver::Stub(stub.clone()));
-        let permitted = self.ask_policy(origin, &message, receiver);
-        match permitted.and_then(|()| mailbox.push(message, Class::Copy { since })) {
-            Ok(pushed) => self.watch(&mailbox, pushed, since),
-            Err(error) => {
-                self.inner.counters.copies_dropped.add(1);
-                tracing::debug!(%subscriber, %error, "a subscriber missed a publication");
-            }
+        let copies_dropped = &self.inner.counters.copies_dropped;
+        if let Err(error) = self.ask_policy(origin, &message, receiver) {
+            copies_dropped.add(1);
+            tracing::debug!(%subscriber, %error, "the policy kept a publication from a subscriber");
+            return;
+        }
+        let (misses, pushed) = mailbox.push_copy(message, since);
+        if misses {
+            copies_dropped.add(1);
+            let reason = pushed.as_ref().err().map(tracing::field::display);
+            tracing::debug!(%subscriber, reason, "a subscriber missed a publication");
+        }
+        if let Ok(pushed) = pushed {
+            self.watch(&mailbox, pushed, since);
         }
     }
 

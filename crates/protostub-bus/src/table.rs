@@ -1,6 +1,9 @@
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 use dashmap::{DashMap, Entry};
@@ -10,6 +13,7 @@ use protostub_types::{Address, Domain, StubKey};
 use crate::{
     AttachError,
     mailbox::{Mailbox, WeakMailbox},
+    subscribers::Subscribers,
 };
 
 /// Maximum number of topics that one address may be subscribed to.
@@ -49,9 +53,9 @@ struct Prefix {
 struct AddressEntry {
     listener: Option<Listener>,
     /// Subscribers that get copies of publications at this address.
-    subscribers: Option<Arc<[Address]>>,
+    subscribers: Option<Arc<Subscribers>>,
     /// Topics that this address is subscribed to. The end of its listener ends these subscriptions.
-    topics: Vec<Address>,
+    topics: BTreeSet<Address>,
 }
 
 #[derive(Debug)]
@@ -64,7 +68,7 @@ struct Listener {
 #[derive(Debug, Default)]
 pub(crate) struct Destination {
     pub(crate) listener: Option<Mailbox>,
-    pub(crate) subscribers: Option<Arc<[Address]>>,
+    pub(crate) subscribers: Option<Arc<Subscribers>>,
 }
 
 impl Table {
@@ -191,15 +195,11 @@ impl Table {
                 if entry.topics.len() >= MAX_SUBSCRIPTIONS {
                     return false;
                 }
-                entry.topics.push(topic.clone());
+                entry.topics.insert(topic.clone());
             }
             _ => return false,
         }
-        {
-            let mut entry = self.addresses.entry(topic.clone()).or_default();
-            let others = entry.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber);
-            entry.subscribers = Some(others.chain([subscriber]).cloned().collect());
-        }
+        self.addresses.entry(topic.clone()).or_default().subscribers.get_or_insert_default().add(subscriber);
         self.has_changed();
         // The subscriber's listener may have ended between the two steps.
         if self.addresses.get(subscriber).is_some_and(|entry| entry.topics.contains(topic)) {
@@ -211,16 +211,16 @@ impl Table {
 
     pub(crate) fn unsubscribe(&self, topic: &Address, subscriber: &Address) {
         if let Some(mut entry) = self.addresses.get_mut(subscriber) {
-            entry.topics.retain(|other| other != topic);
+            entry.topics.remove(topic);
         }
         self.remove_subscriber(topic, subscriber);
     }
 
     fn remove_subscriber(&self, topic: &Address, subscriber: &Address) {
-        if let Some(mut entry) = self.addresses.get_mut(topic) {
-            let left: Vec<_> =
-                entry.subscribers.iter().flat_map(|all| all.iter()).filter(|other| *other != subscriber).cloned().collect();
-            entry.subscribers = (!left.is_empty()).then(|| left.into());
+        if let Some(mut entry) = self.addresses.get_mut(topic)
+            && entry.subscribers.as_ref().is_some_and(|subscribers| subscribers.remove(subscriber))
+        {
+            entry.subscribers = None;
         }
         self.remove_if_empty(topic);
     }

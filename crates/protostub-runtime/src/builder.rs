@@ -95,6 +95,12 @@ impl RuntimeBuilder {
         self
     }
 
+    /// Sets [`Settings::max_queued_bytes`].
+    pub fn max_queued_bytes(mut self, bytes: usize) -> Self {
+        self.settings.max_queued_bytes = bytes;
+        self
+    }
+
     /// Sets [`NetworkSettings::allow_loopback`](crate::NetworkSettings::allow_loopback).
     pub fn allow_loopback(mut self, allow: bool) -> Self {
         self.settings.network.allow_loopback = allow;
@@ -385,8 +391,20 @@ fn of_catalogue(limits: &LimitOverrides) -> DomainLimits {
 }
 
 fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
-    let Settings { worker_threads, request_timeout, network, cache, limits, totals, lifecycle, restart, trust, domains, .. } =
-        builder.settings;
+    let Settings {
+        worker_threads,
+        request_timeout,
+        max_queued_bytes,
+        network,
+        cache,
+        limits,
+        totals,
+        lifecycle,
+        restart,
+        trust,
+        domains,
+        ..
+    } = builder.settings;
     domains.check().map_err(BuildError::Domains)?;
     builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
     if let Some(warning) = access_warning(protostub_files::CHECKS_OTHER_USERS, &cache, !builder.credentials.is_empty()) {
@@ -456,6 +474,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
     let engine = Engine::new(&engine).map_err(BuildError::Engine)?;
     let mut bus = BusConfig::new(home.clone(), runtime_url.clone());
     bus.request_timeout = request_timeout;
+    bus.max_queued_bytes = max_queued_bytes;
     let bus = Bus::new(bus);
     bus.set_policy(builder.policy);
 

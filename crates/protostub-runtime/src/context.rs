@@ -98,16 +98,18 @@ impl RuntimeContext {
     pub(crate) fn announce(&self, record: &StubRecord) {
         let report = record.status.current();
         let mut body = self.config.status_form.body(&report, record.url.get());
-        body["domain"] = Value::from(record.key.domain().as_str());
-        self.publish_status(body);
+        let domain = record.key.domain().as_str();
+        body["domain"] = Value::from(domain);
+        self.publish_status(body, record.url.get().map_or(domain, Address::as_str));
     }
 
     /// Performs the second half of step 22: publishes at `<runtime>/status` the status from
-    /// `<stub>/status`.
-    pub(crate) fn publish_status(&self, body: Value) {
+    /// `<stub>/status`. `stub` is the URL of the stub, or its domain: a subscriber that does not
+    /// read keeps the newest status of each stub.
+    pub(crate) fn publish_status(&self, body: Value, stub: &str) {
         let mut message = Message::update(self.status_url.clone()).with_body(body);
         message.from = self.runtime_url.clone();
-        if let Err(error) = self.bus.publish(message) {
+        if let Err(error) = self.bus.publish(message, stub) {
             tracing::debug!(target: "protostub", %error, "failed to publish a status to the runtime's subscribers");
         }
     }

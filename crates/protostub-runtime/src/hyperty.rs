@@ -221,6 +221,14 @@ impl Hyperty {
         self.sender.subscribe(address).await
     }
 
+    /// Returns the number of copies of publications that the hyperty missed so far, because it did
+    /// not read for long. The next copy has the number of the latest ones in its header
+    /// `missed-copies`. Of a stub's statuses, the hyperty keeps the newest.
+    #[must_use]
+    pub fn missed_copies(&self) -> u64 {
+        self.inbox.missed_copies()
+    }
+
     /// Returns the next message to this hyperty. Returns `None` once the runtime has shut down and
     /// all earlier messages were taken.
     pub async fn recv(&mut self) -> Option<Message> {

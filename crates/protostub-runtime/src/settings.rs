@@ -2,7 +2,7 @@
 
 use std::{fmt, num::NonZero, path::PathBuf, time::Duration};
 
-use protostub_bus::DEFAULT_REQUEST_TIMEOUT;
+use protostub_bus::{DEFAULT_QUEUED_BYTES, DEFAULT_REQUEST_TIMEOUT};
 use protostub_catalogue::{Bounds, DEFAULT_MAX_OFFLINE_AGE, DownloadTotals, trust::TrustPolicy};
 use protostub_sandbox::{CompileWorker, Limits};
 use protostub_types::{Domain, UniqueMap, settings::seconds};
@@ -69,6 +69,14 @@ pub struct Settings {
     /// most. Default: 15 s.
     #[serde(rename = "request-timeout-seconds", deserialize_with = "seconds")]
     pub request_timeout: Duration,
+    /// Maximum memory of all messages that wait in inboxes, in bytes: twice `body-bytes` at least.
+    /// Default: 256 MiB.
+    ///
+    /// The runtime refuses further messages with 429. An eighth of the memory is a reserve for
+    /// receivers that keep up: the first 32 KiB of each inbox (an 8192nd of the maximum). More than
+    /// 1024 inboxes may exceed the maximum by their reserves. A sender gets no more of the rest
+    /// than is left, so one sender gets at most half.
+    pub max_queued_bytes: usize,
     /// Connections of the runtime and of all stubs.
     pub network: NetworkSettings,
     /// Files that outlive the process, and the trust state.
@@ -253,6 +261,7 @@ impl Default for Settings {
             home: None,
             worker_threads: std::thread::available_parallelism().map_or(1, NonZero::get).max(MIN_THREADS),
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            max_queued_bytes: DEFAULT_QUEUED_BYTES,
             network: NetworkSettings::default(),
             cache: CacheSettings::default(),
             limits: Limits::default(),

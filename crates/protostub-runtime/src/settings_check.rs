@@ -40,7 +40,19 @@ impl Settings {
     /// assert!(error.starts_with("`lifecycle.max-stubs` is 0, but"), "{error}");
     /// ```
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        let Self { worker_threads, request_timeout, network, cache, limits, totals, lifecycle, restart, domains, .. } = self;
+        let Self {
+            worker_threads,
+            request_timeout,
+            max_queued_bytes,
+            network,
+            cache,
+            limits,
+            totals,
+            lifecycle,
+            restart,
+            domains,
+            ..
+        } = self;
         let root = Table(Vec::new());
         root.at_least_one("worker-threads", *worker_threads, "a runtime needs a thread")?;
         root.at_most("worker-threads", *worker_threads, MAX_THREADS)?;
@@ -57,6 +69,11 @@ impl Settings {
         check_download(&root, &root.inner("limits"), limits, totals)?;
         check_lifecycle(&root.inner("lifecycle"), lifecycle)?;
         check_restart(&root.inner("restart"), restart)?;
+        let least = limits.body_bytes.saturating_mul(2);
+        if *max_queued_bytes < least {
+            let problem = format!("is {max_queued_bytes}, but a body of `limits.body-bytes` needs more; set at least {least}");
+            return Err(root.invalid("max-queued-bytes", problem));
+        }
         let domains_table = root.inner("domains");
         domains.iter().try_for_each(|(domain, of_domain)| self.check_domain(&domains_table, domain, of_domain))
     }

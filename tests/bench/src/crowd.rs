@@ -5,20 +5,23 @@
 use std::{
     fs,
     io::{self, BufRead as _, Write as _},
+    mem,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use protostub_artifacts::component;
-use protostub_runtime::{Address, Hyperty, Protostub, Runtime};
+use protostub_bus::DEFAULT_QUEUED_BYTES;
+use protostub_runtime::{Address, Hyperty, Message, Protostub, Runtime};
+use serde_json::json;
 
 use crate::{
     bare::{Bare, Instance},
     herd,
     live::{Everywhere, Probe, builder, inside},
     samples::Samples,
-    workload::{BODIES, FROM, message},
+    workload::{BODIES, FROM, Text, message},
 };
 
 /// Number of concurrent deployments.
@@ -29,6 +32,8 @@ const AT_A_TIME: usize = 16;
 pub(crate) enum Kind {
     /// Live stubs in a runtime.
     Stubs,
+    /// Live stubs in a runtime that read no messages.
+    Asleep,
     /// Stores of the same component, on the same engine, with nothing around them.
     Bare,
 }
@@ -42,6 +47,7 @@ pub(crate) enum Kind {
 /// | `idle <ms>` | computing time of the process meanwhile, in ns |
 /// | `deploy <times>` | median time of one more deployment, each undone again, in ns |
 /// | `herd <of>` | p90 of requests alone and during `of` deployments, and their time, in ns |
+/// | `flood` | resident bytes of as many messages as wait for the stubs, and their limit |
 ///
 /// Each busy listener has its own stub.
 pub(crate) async fn run(kind: Kind, most: usize) -> Result<()> {
@@ -76,7 +82,11 @@ impl Crowd {
     async fn new(kind: Kind, most: usize) -> Result<Self> {
         let probe = Probe::default();
         // One more than `most`, for `deploy`.
-        let runtime = probe.install(builder(Everywhere::echo()?))?.max_stubs(most + 1).build().await?;
+        let source = match kind {
+            Kind::Asleep => Everywhere::new(component("actor"), serde_json::Map::new())?,
+            Kind::Stubs | Kind::Bare => Everywhere::echo()?,
+        };
+        let runtime = probe.install(builder(source))?.max_stubs(most + 1).build().await?;
         let bare = Bare::new(&probe.engine()?, &component("batched-echo"))?;
         Ok(Self { kind, runtime, bare, stubs: Vec::new(), instances: Vec::new(), listeners: Vec::new() })
     }
@@ -93,7 +103,8 @@ impl Crowd {
             ["idle", milliseconds] => idle(Duration::from_millis(milliseconds.parse()?)).await,
             ["deploy", times] => self.deploy(times.parse()?).await,
             ["herd", of] => self.herd(of.parse()?).await,
-            _ => bail!("unknown order; the orders are grow, busy, idle, deploy, herd"),
+            ["flood"] => self.flood().await,
+            _ => bail!("unknown order; the orders are grow, busy, idle, deploy, herd, flood"),
         }
     }
 
@@ -104,7 +115,7 @@ impl Crowd {
     async fn grow(&mut self, to: usize) -> Result<()> {
         let (had, kind) = (self.len(), self.kind);
         match kind {
-            Kind::Stubs => {
+            Kind::Stubs | Kind::Asleep => {
                 let deployments = (had..to).map(|nth| {
                     let runtime = &self.runtime;
                     async move { runtime.deploy_protostub(&domain(nth)).await.with_context(|| format!("stub {nth}")) }
@@ -170,6 +181,31 @@ impl Crowd {
         let domains: Vec<_> = (had..had + of).map(domain).collect();
         let [before, meanwhile, took] = herd::run(&self.runtime, &domain(0), &domains).await?;
         Ok(format!("{before:.0} {meanwhile:.0} {took:.0}"))
+    }
+
+    /// Fills the inboxes of all stubs, which pause first, until no sender may post another message.
+    async fn flood(&self) -> Result<String> {
+        const SENDERS: usize = 16;
+        let mut senders = Vec::new();
+        for nth in 0..SENDERS {
+            senders.push(self.runtime.register_hyperty(format!("{FROM}/{nth}")).await?);
+        }
+        let alice = |nth| Address::parse(&format!("hyperty://{}/alice", domain(nth)));
+        let to = (0..self.stubs.len()).map(alice).collect::<Result<Vec<_>, _>>()?;
+        for to in &to {
+            let pause = Message::read(to.clone()).with_body(json!({ "do": "pause" }));
+            let response = senders[0].request(pause).await?;
+            ensure!(response.code() == Some(200), "the stub answers {response:?}");
+        }
+        let (before, _) = resident()?;
+        let text = Text::from(BODIES[2].0);
+        let mut is_full = false;
+        while !mem::replace(&mut is_full, true) {
+            for (to, sender) in to.iter().flat_map(|to| senders.iter().map(move |sender| (to, sender))) {
+                is_full &= sender.post(message(sender.address(), to, text.clone())).is_err();
+            }
+        }
+        Ok(format!("{} {DEFAULT_QUEUED_BYTES}", resident()?.0.saturating_sub(before)))
     }
 }
 

@@ -18,6 +18,7 @@ mod report;
 mod samples;
 mod sandboxes;
 mod sections;
+mod subscribers;
 mod workload;
 
 use std::path::PathBuf;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{machine::Machine, samples::Samples};
 
 /// All figures: id, unit, target, and a description with the comparison.
-pub(crate) const FIGURES: [Goal; 21] = [
+pub(crate) const FIGURES: [Goal; 23] = [
     Goal::ratio("trip_vs_bare", "<= 2.0", "a message through the bus, a stub and back, against the bare call"),
     Goal::ratio("trip_loaded_vs_bare", "<= 1.5", "the same under load, for each message, against the bare call batched alike"),
     Goal::ratio("trip_vs_extism", ">= 5", "Extism's time for the same, divided by ours"),
@@ -28,6 +28,8 @@ pub(crate) const FIGURES: [Goal; 21] = [
     Goal::of("idle_cpu_10000", "cores", "< 0.01", "what a process with 10 000 live, idle stubs computes"),
     Goal::ratio("bus_vs_mpsc", ">= 0.50", "messages a second over the bus alone against a `tokio::sync::mpsc` channel"),
     Goal::ratio("message_growth", "<= 1.2", "time for a message with 10 000 addresses on the bus, against 1"),
+    Goal::ratio("subscribe_growth", "<= 1.5", "time for a subscription among 50 000 of one topic, against 500"),
+    Goal::ratio("queued_vs_limit", "<= 1.0", "memory of 60 flooded stubs that read nothing, against `max-queued-bytes`"),
     Goal::ratio("deploy_growth", "<= 1.2", "time for a deployment among 10 000 stubs, against the first ones"),
     Goal::of("herd_p90_ms", "ms", "<= 5", "p90 of a request to a stub while 2 000 other stubs are deployed at once"),
 ];

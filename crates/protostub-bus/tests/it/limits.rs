@@ -2,7 +2,7 @@ use protostub_bus::{Bus, InboxLimits, MAX_ID_BYTES, Origin};
 use protostub_types::{Body, Message, MessageId, MessageType};
 use serde_json::json;
 
-use crate::{Listener, STUB, address, bus, check_sum, config, numbered, read, update};
+use crate::{Listener, STUB, address, bus, check_sum, config, hyperty, numbered, read, update};
 
 fn limits(messages: usize, bytes: usize) -> InboxLimits {
     InboxLimits::new(messages, bytes)
@@ -56,7 +56,7 @@ async fn full_inbox_still_accepts_responses() {
     let mut stub = Listener::stub_with(&bus, limits(3, 10_000));
     let mut alice = Listener::hyperty(&bus, "alice");
     for id in 1..=3 {
-        bus.post(&alice.origin, update(STUB)).unwrap();
+        bus.post(&hyperty(&format!("sender{id}")), update(STUB)).unwrap();
         bus.post(&stub.origin, numbered(read("hyperty://home.example/alice"), id)).unwrap();
     }
     // The stub's inbox is full of messages, and still accepts responses.

@@ -7,7 +7,9 @@ mod limits;
 mod outcomes;
 mod policy;
 mod routing;
+mod shares;
 mod stress;
+mod subscriptions;
 mod together;
 
 use std::time::Duration;

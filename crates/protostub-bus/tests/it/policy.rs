@@ -52,7 +52,7 @@ async fn policy_is_asked_about_every_hop() {
     bus.post(&alice.origin, request.response(200, None)).unwrap();
     bus.post(&Origin::Host, update("hyperty://home.example/alice")).unwrap();
     bus.post(&alice.origin, update(topic.as_str())).unwrap();
-    bus.publish_to(&at_alice, &topic, update("hyperty://home.example/x"));
+    bus.publish_to(&at_alice, &topic, update("hyperty://home.example/x"), "");
     bus.post(&alice.origin, update("hyperty://sp2.example/bob")).unwrap_err();
     bus.post(&alice.origin, update("mn:/session")).unwrap_err();
 
@@ -88,7 +88,7 @@ async fn refused_message_is_dropped_and_poster_gets_403() {
     }
     refused(bus.post(&stub.origin, read("hyperty://home.example/alice")));
     refused(bus.post(&Origin::Host, update(STUB)));
-    refused(bus.publish(update("runtime://home.example/1/status")));
+    refused(bus.publish(update("runtime://home.example/1/status"), ""));
     let error = bus.request(&alice.origin, read("hyperty://sp1.example/bob"), None).await.unwrap_err();
     assert_eq!((error.code, error.reason.as_str()), (403, "these two do not talk"));
     assert_eq!((stub.waits(), alice.waits()), (0, 0));

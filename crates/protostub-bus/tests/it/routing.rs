@@ -175,7 +175,12 @@ async fn subscribers_get_copies_of_publications() {
     drop(bob);
     bus.post(&stub(), update(topic.as_str())).unwrap();
 
-    bus.publish_to(&address("hyperty://home.example/alice"), &topic, Message::update(address("hyperty://home.example/alice")));
+    bus.publish_to(
+        &address("hyperty://home.example/alice"),
+        &topic,
+        Message::update(address("hyperty://home.example/alice")),
+        "",
+    );
     assert_eq!(alice.next().await.to, topic);
     let counts = bus.counts();
     assert_eq!((counts.delivered, counts.published, counts.copies, counts.copies_dropped), (2, 2, 4, 0));
@@ -189,13 +194,13 @@ async fn host_publication_goes_to_subscribers_only() {
     let registry = bus.inbox(Default::default());
     let _route = bus.attach(&topic, &registry.mailbox()).unwrap();
     let mut alice = Listener::hyperty(&bus, "alice");
-    bus.publish(update(topic.as_str())).unwrap();
+    bus.publish(update(topic.as_str()), "").unwrap();
     bus.subscribe(&topic, &address("hyperty://home.example/alice"));
-    bus.publish(update(topic.as_str())).unwrap();
+    bus.publish(update(topic.as_str()), "").unwrap();
     assert_eq!(alice.next().await.to, topic);
     assert_eq!((alice.waits(), registry.mailbox().len()), (0, 0));
     bus.shut_down("the end");
-    assert_eq!(bus.publish(update(topic.as_str())).unwrap_err().code, 503);
+    assert_eq!(bus.publish(update(topic.as_str()), "").unwrap_err().code, 503);
     let counts = bus.counts();
     assert_eq!((counts.delivered, counts.published, counts.copies, counts.refused), (0, 2, 1, 1));
     check_sum(counts, 0);

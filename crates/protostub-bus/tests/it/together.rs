@@ -49,7 +49,7 @@ async fn post_all_returns_one_result_each_in_order() {
 #[tokio::test]
 async fn poster_refused_for_room_posts_again_later() {
     let bus = bus();
-    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits::new(3, 16 << 20));
+    let mut alice = Listener::hyperty_with(&bus, "alice", InboxLimits::new(4, 16 << 20));
     let to_alice = |id| numbered(update("hyperty://home.example/alice"), id);
     let poster = bus.poster(hyperty("bob"));
     let post = |id| poster.post(to_alice(id)).map_err(|error| error.code);

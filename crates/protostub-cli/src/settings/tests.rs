@@ -16,11 +16,23 @@ use crate::credentials::Place;
 #[test]
 fn example_settings_state_the_defaults() {
     let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
-    let RuntimeSettings { home, request_timeout, network, cache, limits, totals, lifecycle, restart, domains, .. } =
-        &settings.runtime;
+    let RuntimeSettings {
+        home,
+        request_timeout,
+        max_queued_bytes,
+        network,
+        cache,
+        limits,
+        totals,
+        lifecycle,
+        restart,
+        domains,
+        ..
+    } = &settings.runtime;
     assert_eq!((home.as_ref().map(Domain::as_str), domains.len()), (Some("home.example"), 1));
     // The values in the example are the defaults.
-    assert_eq!(*request_timeout, RuntimeSettings::default().request_timeout);
+    let defaults = RuntimeSettings::default();
+    assert_eq!((request_timeout, max_queued_bytes), (&defaults.request_timeout, &defaults.max_queued_bytes));
     assert_eq!((limits, totals), (&Limits::default(), &TotalSettings::default()));
     assert_eq!(restart, &RestartPolicy::default());
     assert_eq!((network, lifecycle), (&NetworkSettings::default(), &LifecycleSettings::default()));

@@ -62,7 +62,7 @@ fn on_status(context: &RuntimeContext, message: &Message) {
         record.steps.mark(Step::StatusEvent, &value.to_ascii_lowercase());
     }
     body.insert("resource".to_owned(), Value::from(message.from.as_str()));
-    context.publish_status(Value::Object(body));
+    context.publish_status(Value::Object(body), message.from.as_str());
 }
 
 fn on_request(context: &RuntimeContext, message: &Message) -> Answer {
@@ -111,7 +111,8 @@ fn send_current(context: &RuntimeContext, record: &StubRecord, subscription: &Me
         .with_body(context.config.status_form.body(&report, of_runtime.then_some(stub)));
     message.from = if of_runtime { context.runtime_url.clone() } else { stub.clone() };
     message.id = protostub_types::MessageId::Text(report.sequence.to_string().into());
-    context.bus.publish_to(&subscription.from, &subscription.to, message);
+    let about = if of_runtime { stub.as_str() } else { "" };
+    context.bus.publish_to(&subscription.from, &subscription.to, message, about);
 }
 
 fn listing(context: &RuntimeContext) -> Value {

@@ -1,5 +1,7 @@
 //! The bus alone.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
 use super::{Bench, tell};
@@ -7,11 +9,13 @@ use crate::{
     hops::Hops,
     report::Side,
     samples::{Samples, each},
+    subscribers::Subscribers,
     workload::BODIES,
 };
 
 const VS_MPSC: &str = "bus_vs_mpsc";
 const GROWTH: &str = "message_growth";
+const SUBSCRIBE: &str = "subscribe_growth";
 
 pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     const BYTES: usize = BODIES[0].0;
@@ -42,6 +46,33 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
             vec![Side::new(format!("a message, {crowd} addresses"), "ns", &many), Side::new("a message, 1 address", "ns", &few)];
         bench.report.add(GROWTH, &many.over(&few), sides);
     }
+    if bench.wants(SUBSCRIBE) {
+        subscribe(bench).await?;
+    }
+    Ok(())
+}
+
+async fn subscribe(bench: &mut Bench) -> Result<()> {
+    /// Number of times that the few subscribe while the many do once.
+    const TIMES: u32 = 20;
+    let many = bench.effort.crowd * 5;
+    let few = many / 100;
+    tell(&format!("{many} subscribers of one topic"));
+    let (few_subscribers, many_subscribers) = (Subscribers::new(few).await?, Subscribers::new(many).await?);
+    let (mut of_few, mut of_many) = (Samples::default(), Samples::default());
+    for _ in 0..bench.effort.slow_rounds {
+        let mut took = Duration::ZERO;
+        for _ in 0..TIMES {
+            took += few_subscribers.subscribe().await?;
+        }
+        of_few.push(each(took, u32::try_from(few)? * TIMES));
+        of_many.push(each(many_subscribers.subscribe().await?, u32::try_from(many)?));
+    }
+    let sides = vec![
+        Side::new(format!("a subscription, {many} subscribers"), "ns", &of_many),
+        Side::new(format!("a subscription, {few} subscribers"), "ns", &of_few),
+    ];
+    bench.report.add(SUBSCRIBE, &of_many.over(&of_few), sides);
     Ok(())
 }
 

@@ -12,6 +12,7 @@ const P99: &str = "p99_10000_vs_100";
 const CPU: &str = "idle_cpu_10000";
 const DEPLOY: &str = "deploy_growth";
 const HERD: &str = "herd_p90_ms";
+const QUEUED: &str = "queued_vs_limit";
 
 /// Number of busy stubs.
 const BUSY: usize = 100;
@@ -21,6 +22,9 @@ const AT_ONCE: usize = 2_000;
 pub(super) async fn run(bench: &mut Bench) -> Result<()> {
     if bench.wants(HERD) {
         herd(bench)?;
+    }
+    if bench.wants(QUEUED) {
+        flood(bench)?;
     }
     if !bench.wants_any(&[MEMORY, VS_BARE, VS_EXTISM, P99, CPU, DEPLOY]) {
         return Ok(());
@@ -53,6 +57,22 @@ pub(super) async fn run(bench: &mut Bench) -> Result<()> {
             deploy(bench, &mut crowd, &mut grown("stubs", 1)?.0)?;
         }
     }
+    Ok(())
+}
+
+/// Measures the memory of messages that no stub reads, in a process of its own.
+fn flood(bench: &mut Bench) -> Result<()> {
+    /// Number of stubs.
+    const ASLEEP: usize = 60;
+    let stubs = ASLEEP.min(bench.effort.crowd);
+    tell(&format!("{stubs} flooded stubs"));
+    let mut peer = Peer::own(&["--crowd", "asleep", "--most", &stubs.to_string()])?;
+    peer.ask(&format!("grow {stubs}"))?;
+    let (grown, limit) = two(&peer.ask("flood")?)?;
+    let mib = |bytes: f64| -> Samples { [bytes / f64::from(1 << 20)].into_iter().collect() };
+    let (grown, limit) = (mib(grown), mib(limit));
+    let sides = vec![Side::new("memory of all waiting messages", "MiB", &grown), Side::new("`max-queued-bytes`", "MiB", &limit)];
+    bench.report.add(QUEUED, &grown.over(&limit), sides);
     Ok(())
 }
 

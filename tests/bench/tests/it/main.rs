@@ -5,7 +5,7 @@ use std::{fs, process::Command};
 use serde_json::Value;
 
 /// The ids that the report must have.
-const IDS: [&str; 21] = [
+const IDS: [&str; 23] = [
     "bus_vs_mpsc",
     "crossing_us",
     "deploy_cold_vs_compile",
@@ -23,6 +23,8 @@ const IDS: [&str; 21] = [
     "instantiate_vs_extism",
     "message_growth",
     "p99_10000_vs_100",
+    "queued_vs_limit",
+    "subscribe_growth",
     "trip_loaded_vs_bare",
     "trip_vs_bare",
     "trip_vs_extism",
