@@ -44,7 +44,8 @@ pub struct BusConfig {
     ///
     /// An eighth of it is a reserve for the first messages of each inbox: a 1024th of the reserve
     /// for each (32 KiB by default). More than 1024 inboxes may exceed the maximum by their
-    /// reserves. All inboxes share the rest, and a sender gets no more of it than is left.
+    /// reserves. Another eighth is for what the allocator adds. All inboxes share the rest, and a
+    /// sender gets no more of it than is left.
     pub max_queued_bytes: usize,
 }
 

@@ -8,7 +8,8 @@ use std::{
 use foldhash::quality::RandomState;
 use protostub_types::Address;
 
-/// Part of the memory that only the first messages of each inbox use: an eighth.
+/// Part of the memory that only the first messages of each inbox use: an eighth. As much is left
+/// for what the allocator adds to the sizes of messages (`queued_vs_limit`).
 const RESERVE: usize = 8;
 /// Number of inboxes that the reserve is enough for.
 const INBOXES: usize = 1024;
@@ -46,7 +47,7 @@ pub(crate) enum NoMemory {
 impl QueuedMemory {
     pub(crate) fn new(max_bytes: usize) -> Self {
         let of_inbox = max_bytes / RESERVE / INBOXES;
-        Self { of_inbox, shared: max_bytes - max_bytes / RESERVE, used: Mutex::default() }
+        Self { of_inbox, shared: max_bytes - max_bytes / RESERVE * 2, used: Mutex::default() }
     }
 
     /// Returns the memory that each inbox has for itself, in bytes.

@@ -74,8 +74,9 @@ pub struct Settings {
     ///
     /// The runtime refuses further messages with 429. An eighth of the memory is a reserve for
     /// receivers that keep up: the first 32 KiB of each inbox (an 8192nd of the maximum). More than
-    /// 1024 inboxes may exceed the maximum by their reserves. A sender gets no more of the rest
-    /// than is left, so one sender gets at most half.
+    /// 1024 inboxes may exceed the maximum by their reserves. Another eighth is for what the
+    /// allocator adds. A sender gets no more of the rest than is left, so one sender gets at most
+    /// half.
     pub max_queued_bytes: usize,
     /// Connections of the runtime and of all stubs.
     pub network: NetworkSettings,
