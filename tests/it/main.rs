@@ -15,6 +15,7 @@ mod hostile;
 mod identity;
 mod imports;
 mod interleavings;
+mod kills;
 mod leaks;
 mod limits;
 mod lines;

@@ -258,8 +258,8 @@ async fn listen_at(runtime: &Runtime, address: &Address, register: bool, printed
     runtime.register_hyperty(address.clone()).await
 }
 
-/// Prints the outcome of a hyperty's first registration at its domain. The runtime logs the failures
-/// of later ones.
+/// Prints the outcome of a hyperty's first registration at its domain. The runtime logs later
+/// failures.
 async fn report_registration(hyperty: &Hyperty, mut changes: StatusChanges, printed: &Reports) {
     let domain = hyperty.address().domain();
     let deployment_failed = async {
