@@ -17,6 +17,7 @@ mod hostile;
 mod identity;
 mod imports;
 mod interleavings;
+mod kills;
 mod leaks;
 mod limits;
 mod lines;

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, Lines},
     process::{Child, ChildStderr, Command},
+    sync::mpsc,
 };
 
 /// Host name of the broker.
@@ -32,6 +33,8 @@ pub(crate) struct Mosquitto {
     /// Certificate of the TLS port, as PEM.
     pub(crate) certificate: String,
     running: Option<Child>,
+    /// Receiver of the log, if there is one.
+    log: Option<mpsc::UnboundedSender<String>>,
 }
 
 impl Mosquitto {
@@ -40,8 +43,18 @@ impl Mosquitto {
         Self::start_with(None).await
     }
 
+    /// Starts a broker without authentication that logs each packet. The receiver gets all lines
+    /// before a kill too, and ends with the broker.
+    pub(crate) async fn start_logging(log: mpsc::UnboundedSender<String>) -> Result<Self> {
+        Self::create(None, Some(log)).await
+    }
+
     /// Starts a broker for this user name and password only, or without authentication.
     pub(crate) async fn start_with(user: Option<(&str, &str)>) -> Result<Self> {
+        Self::create(user, None).await
+    }
+
+    async fn create(user: Option<(&str, &str)>, log: Option<mpsc::UnboundedSender<String>>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let path = folder.path();
         let (tcp, tls, websocket) = free_ports()?;
@@ -52,6 +65,9 @@ impl Mosquitto {
         // With `user root`, a broker that root starts does not switch to a user who cannot write
         // here.
         let mut config = format!("user root\nlog_dest stderr\npersistence true\npersistence_location {}/\n", path.display());
+        if log.is_some() {
+            config.push_str("log_type all\n");
+        }
         match user {
             None => config.push_str("allow_anonymous true\n"),
             Some((name, password)) => {
@@ -69,7 +85,7 @@ impl Mosquitto {
         writeln!(config, "listener {websocket} 127.0.0.1\nprotocol websockets")?;
         let config_path = path.join("mosquitto.conf");
         fs::write(&config_path, config)?;
-        let mut broker = Self { config: config_path, folder, tcp, tls, websocket, certificate, running: None };
+        let mut broker = Self { config: config_path, folder, tcp, tls, websocket, certificate, running: None, log };
         broker.resume().await?;
         Ok(broker)
     }
@@ -88,7 +104,7 @@ impl Mosquitto {
             }
             said = line;
         }
-        tokio::spawn(read_on(log));
+        tokio::spawn(read_on(log, self.log.clone()));
         self.running = Some(child);
         Ok(())
     }
@@ -126,8 +142,12 @@ impl Mosquitto {
 }
 
 /// Reads the log of the broker, so that a full pipe never blocks it.
-async fn read_on(mut log: Lines<BufReader<ChildStderr>>) {
-    while let Ok(Some(_)) = log.next_line().await {}
+async fn read_on(mut log: Lines<BufReader<ChildStderr>>, receiver: Option<mpsc::UnboundedSender<String>>) {
+    while let Ok(Some(line)) = log.next_line().await {
+        if let Some(receiver) = &receiver {
+            let _ = receiver.send(line);
+        }
+    }
 }
 
 fn free_ports() -> Result<(u16, u16, u16)> {

@@ -84,6 +84,9 @@
 //! is a reserve for hyperties and the host. A stub gets at most as many as are left for all stubs,
 //! so a stub without open requests always finds some.
 //!
+//! The bus keeps messages in memory only. A killed process loses them, and other processes see
+//! closed connections or timeouts.
+//!
 //! Messages from one sender to one mailbox keep their order. A mailbox never gets a message that
 //! came through the stub that owns the mailbox ([`Mailbox::set_owner`]): the bus refuses it (508).
 //!

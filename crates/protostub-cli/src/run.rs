@@ -10,9 +10,12 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use protostub_runtime::{Hyperty, Message, Runtime, StatusChanges, StatusForm, StatusUpdate, StubKey};
+use protostub_runtime::{
+    Hyperty, HypertyDescriptor, RegisterError, Registration, Runtime, StatusChanges, StatusForm, StatusUpdate, StubKey,
+    StubStatus,
+};
 use protostub_types::Address;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::{sync::broadcast, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -115,14 +118,13 @@ impl Run {
         );
         printed.tell(Event::Started { runtime: runtime.url().clone(), home: runtime.home_domain().clone(), socket: path });
         for (index, address) in settings.hyperties.iter().enumerate() {
-            let hyperty = runtime.register_hyperty(address.clone()).await.map_err(Into::into);
+            let changes = runtime.status_changes();
+            let hyperty = listen_at(&runtime, address, self.register, &printed).await.map_err(Into::into);
             let hyperty = if index < of_file { settings.at_key(&["hyperties"], hyperty)? } else { hyperty? };
             printed.tell(Event::Listening { hyperty: address.clone() });
-            let (answer, printed, registers) = (self.answer.clone(), printed.clone(), self.register);
+            let (answer, printed) = (self.answer.clone(), printed.clone());
             runtime.spawn_inside(async move {
-                if registers {
-                    register(&hyperty, &printed).await;
-                }
+                report_registration(&hyperty, changes, &printed).await;
                 listen(hyperty, answer, printed).await;
             });
         }
@@ -241,30 +243,55 @@ async fn listen(mut hyperty: Hyperty, answer: Option<Value>, printed: Reports) {
     }
 }
 
-/// Registers a hyperty at its domain, and prints the outcome.
-async fn register(hyperty: &Hyperty, printed: &Reports) {
-    printed.tell(match register_at_domain(hyperty).await {
-        Ok(()) => Event::Registered { hyperty: hyperty.address().clone() },
-        Err(error) => Event::problem(format!("registering {}", hyperty.address()), error),
-    });
-}
-
-/// Registers a hyperty at its domain, so that the domain knows its runtime.
-async fn register_at_domain(hyperty: &Hyperty) -> anyhow::Result<()> {
-    let address = hyperty.address();
-    let domain = address.domain().context("the address of the hyperty has no domain")?;
-    let registry = Address::parse(&format!("domain://registry.{domain}"))?;
-    let value = json!({ "url": address, "status": "live", "expires": REGISTERED.as_secs() });
-    let reply = hyperty.request(Message::create(registry).with_body(json!({ "value": value }))).await?;
-    match reply.code() {
-        Some(200..300) => Ok(()),
-        code => {
-            let body = reply.body.as_ref().and_then(|body| body.parse::<Value>().ok()).unwrap_or_default();
-            bail!(
-                "the registry of {domain} answers with code {}: {}",
-                code.unwrap_or_default(),
-                body["desc"].as_str().unwrap_or("no reason given")
-            )
+/// Registers a hyperty on the bus, and at its domain's Registry if wanted. The runtime renews the
+/// registration after each new connection, because the Registry may have lost it.
+async fn listen_at(runtime: &Runtime, address: &Address, register: bool, printed: &Reports) -> Result<Hyperty, RegisterError> {
+    if register {
+        let mut descriptor = HypertyDescriptor::default();
+        descriptor.expires = REGISTERED;
+        match runtime.register_hyperty_with(address.clone(), descriptor).await {
+            // The hyperty can listen without its domain.
+            Err(error @ (RegisterError::Address(_) | RegisterError::Deploy { .. })) => {
+                printed.tell(Event::problem(registering(address), error));
+            }
+            registered => return registered,
         }
     }
+    runtime.register_hyperty(address.clone()).await
+}
+
+/// Prints the outcome of a hyperty's first registration at its domain. The runtime logs later
+/// failures.
+async fn report_registration(hyperty: &Hyperty, mut changes: StatusChanges, printed: &Reports) {
+    let domain = hyperty.address().domain();
+    let deployment_failed = async {
+        while let Some(update) = changes.recv().await {
+            if let StatusUpdate::Changed(change) = update
+                && change.report.status == StubStatus::DeploymentFailed
+                && Some(change.key.domain()) == domain.as_ref()
+            {
+                return change.report.reason;
+            }
+        }
+        None
+    };
+    let reason = tokio::select! {
+        biased;
+        registration = hyperty.until_registered() => match registration {
+            None => return,
+            Some(Registration::Registered) => {
+                return printed.tell(Event::Registered { hyperty: hyperty.address().clone() });
+            }
+            Some(Registration::Failed { reason }) => Some(reason),
+            // The runtime ends.
+            Some(_) => return,
+        },
+        reason = deployment_failed => reason,
+    };
+    let Some(reason) = reason else { return };
+    printed.tell(Event::problem(registering(hyperty.address()), anyhow::Error::msg(reason)));
+}
+
+fn registering(address: &Address) -> String {
+    format!("registering {address}")
 }

@@ -12,6 +12,7 @@ mod dependencies;
 mod figures;
 mod fuzz;
 mod guests;
+mod kills;
 mod musl;
 mod new_user;
 mod patience;
@@ -50,6 +51,7 @@ usage: cargo xtask <command>
   torture      runs every hostile program, server and environment next to well-behaved stubs, and writes target/torture/report.json
   defences     takes each defence out of the sources, and requires that its tests fail
   soak         runs load, attacks and outages for 20 minutes: no resource may grow
+  kills        kills the runtime and its servers under load: every message has an outcome (--outages: servers that are away for long)
   fuzz         feeds random bytes to everything that reads untrusted bytes (--seconds N)
   structure    checks the crates' files: no circular dependencies, and no two types of a crate with one name
   prose        holds comments, errors, log lines, printed texts and help to the rules of plain English
@@ -94,6 +96,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["stubs", rest @ ..] => (stubs::HELP, &|| none(rest).and_then(|()| stubs::run(&root))),
         ["torture", args @ ..] => (torture::TORTURE_HELP, &|| torture::torture(&root, args)),
         ["soak", args @ ..] => (torture::SOAK_HELP, &|| torture::soak(&root, args)),
+        ["kills", args @ ..] => (kills::HELP, &|| kills::run(&root, args)),
         ["wit", "check", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::check(&root))),
         ["wit", "freeze", rest @ ..] => (wit::HELP, &|| none(rest).and_then(|()| wit::freeze(&root))),
         ["wit", ..] => (wit::HELP, &|| bail!("`cargo xtask wit` needs `check` or `freeze`")),

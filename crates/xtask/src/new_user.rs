@@ -57,7 +57,7 @@ const ELSEWHERE: [(&str, &str); 9] = [
 ];
 
 /// Commands of running text that are never run.
-const NOT_RUN: [(&str, &str); 9] = [
+const NOT_RUN: [(&str, &str); 10] = [
     ("--open", "opens a browser on the result of the stage `doc`"),
     ("INSTA_UPDATE", "rewrites the snapshots of tests"),
     ("wit freeze", "records a release"),
@@ -65,6 +65,7 @@ const NOT_RUN: [(&str, &str); 9] = [
     ("xtask defences", "takes an hour or more, and rebuilds the sources for each defence"),
     ("xtask torture", "takes a quarter of an hour"),
     ("xtask soak", "takes twenty minutes"),
+    ("xtask kills", "takes some minutes"),
     ("cargo xtask fuzz", "takes minutes for each target, and needs nightly Rust"),
     ("compile-worker", "a runtime starts this command itself"),
 ];

@@ -77,7 +77,7 @@ pub(crate) fn soak(root: &Path, args: &[&str]) -> Result<ExitCode> {
 
 /// Runs an example. Without a profile, it has the tests' profile, and dependencies are compiled
 /// once.
-fn example(root: &Path, name: &str, profile: &[&str], args: &[&str]) -> Result<ExitCode> {
+pub(crate) fn example(root: &Path, name: &str, profile: &[&str], args: &[&str]) -> Result<ExitCode> {
     let mut command = cargo(root);
     command.args(["run", "--quiet", "--example", name]).args(profile).arg("--").args(args);
     let status = command.status().with_context(|| format!("starting {}", shown(&command)))?;

@@ -1,5 +1,7 @@
 //! `protostub send` and `protostub run`, over a domain of `protostub serve`.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::command::{Running, catalogue, protostub, protostub_json};
@@ -56,6 +58,42 @@ fn runtimes_talk_over_a_message_node() {
     let (last, code) = run.stop();
     assert_eq!((code, last), (0, json!({ "event": "stopped", "stopped": [domain], "abandoned": [] })));
     assert_eq!(server.stop().1, 0);
+}
+
+/// A server that was killed has lost its registrations.
+#[test]
+fn registered_hyperty_is_found_after_its_server_was_killed() {
+    let (mut server, domain) = serve("message-node");
+    let bob = format!("hyperty://{domain}/bob");
+    let mut run = Running::start(&["run", "--home", &domain, "--hyperty", &bob, "--register"]);
+    run.event("registered");
+    server.kill();
+    let folder = catalogue().to_str().expect("UTF-8");
+    let mut server = Running::start(&["serve", folder, "--bind", &domain, "--default", "message-node"]);
+    server.event("serving");
+    run.status("live");
+    let begin = Instant::now();
+    loop {
+        let (code, json) = protostub_json(&["send", "--to", &bob]);
+        if code == 0 {
+            break;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "{json}");
+    }
+    assert_eq!(run.stop().1, 0);
+}
+
+#[test]
+fn registration_whose_deployment_fails_is_a_problem() {
+    let bob = "hyperty://127.0.0.1:1/bob";
+    let mut run = Running::start(&["run", "--home", "127.0.0.1:1", "--hyperty", bob, "--register"]);
+    let mut problem = run.line();
+    while problem["event"] != "problem" {
+        problem = run.line();
+    }
+    assert_eq!(problem["what"], format!("registering {bob}"));
+    assert!(problem["error"].as_str().expect("a text").contains("failed to deploy"), "{problem}");
+    assert_eq!(run.stop().1, 1);
 }
 
 #[test]
