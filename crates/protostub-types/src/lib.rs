@@ -16,6 +16,7 @@
 //! * [`settings`], [`overridable`]: settings in files, and one party's overrides of them
 //! * [`TokenBucket`]: a rate limit
 //! * [`Backoff`]: growing pauses between attempts
+//! * [`call_hook`], [`await_hook`]: calls of the host program's code, which may panic
 //!
 //! This crate does no I/O, spawns no task and depends on no async runtime.
 
@@ -24,6 +25,7 @@ mod backoff;
 mod descriptor;
 mod digest;
 mod domain;
+mod hook;
 mod json;
 mod key;
 mod message;
@@ -45,6 +47,7 @@ pub use descriptor::{
 };
 pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
+pub use hook::{HookPanicked, await_hook, call_hook, panic_message};
 pub use json::{json_indented, json_line};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};
