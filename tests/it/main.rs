@@ -11,6 +11,7 @@ mod forgery;
 mod fuzz;
 mod guests;
 mod handles;
+mod hooks;
 mod hostile;
 mod identity;
 mod imports;
