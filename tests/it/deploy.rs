@@ -6,8 +6,8 @@ use std::{
 };
 
 use protostub_runtime::{
-    BuildError, DomainSettings, Download, Limits, MemorySource, Message, MessageType, Progress, RestartPolicy, StubStatus,
-    steps::Step,
+    BuildError, DomainSettings, Download, Limits, MemorySource, Message, MessageType, Progress, RestartPolicy, StaticCredentials,
+    StubStatus, steps::Step,
 };
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -271,7 +271,7 @@ async fn longest_timeouts_do_not_panic() {
     (restart.within, restart.first_pause, restart.longest_pause) = (Duration::MAX, Duration::MAX, Duration::MAX);
     let builder = builder().source(source).limits(limits).restart(restart).request_timeout(Duration::from_secs(600));
     let builder = builder.compile_timeout(Duration::MAX).connect_timeout(Duration::MAX).grace(Duration::MAX);
-    let builder = builder.retire_after(Duration::MAX).max_offline_age(Duration::MAX);
+    let builder = builder.retire_after(Duration::MAX).max_offline_age(Duration::MAX).credentials(StaticCredentials::new());
     let runtime = builder.build().await.expect("a runtime");
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
     let request = app.request_within(Message::read("hyperty://sp1.example/alice".parse().unwrap()), Duration::MAX);

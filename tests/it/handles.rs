@@ -4,11 +4,12 @@ use std::{fs, process::Command, time::Duration};
 
 use futures_util::StreamExt as _;
 use protostub_runtime::{
-    DeployErrorKind, Hyperty, HypertyDescriptor, Message, MessageType, RegisterError, Runtime, StubGoneReason, StubStatus,
+    DeployErrorKind, Document, Fault, Hyperty, HypertyDescriptor, Message, MessageType, RegisterError, Runtime, RuntimeBuilder,
+    Source, SourceRequest, StatusWatch, StubGoneReason, StubStatus,
 };
 use serde_json::json;
 
-use crate::support::{body, builder, component, soon, source};
+use crate::support::{body, builder, component, order, soon, source};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -192,4 +193,113 @@ fn handles_of_an_ended_runtime_hold_no_engine() {
         assert!(freed.is_ok(), "{RUNTIMES} ended runtimes: {now:?}, one running: {:?}", (maps_of_one, bytes_of_one));
         drop(kept);
     });
+}
+
+#[tokio::test]
+async fn status_watch_ends_with_its_stub_despite_handles() {
+    let (runtime, _app) = runtime().await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let mut watch = stub.watch();
+    stub.undeploy().await.expect("undeployed");
+    let ends = async |watch: &mut StatusWatch| {
+        let mut last = None;
+        while let Some(report) = watch.changed().await {
+            last = Some(report.status);
+        }
+        last
+    };
+    assert_eq!(soon(ends(&mut watch)).await, Some(StubStatus::Dead));
+    assert_eq!(soon(ends(&mut stub.watch())).await, None, "the last status was seen");
+    let last = soon(stub.watch().until(|report| report.status == StubStatus::Live)).await;
+    assert_eq!(last.status, StubStatus::Dead);
+}
+
+/// A stub that was never live has no deadline once it was told to disconnect.
+#[tokio::test]
+async fn deploy_of_a_disconnected_stub_is_an_error() {
+    let waits = json!({ "connect": { "do": "echo" } });
+    let builder = builder().source(source(&["sp1.example"], &component("actor"), &waits)).connect_timeout(10 * LONG);
+    let runtime = builder.build().await.expect("a runtime");
+    let stub = runtime.load_stub("sp1.example").await.expect("a stub");
+    let waiting = async { tokio::join!(runtime.deploy_protostub("sp1.example"), stub.disconnect()) };
+    let (before, disconnected) = soon(waiting).await;
+    disconnected.expect("disconnected");
+    let after = soon(runtime.deploy_protostub("sp1.example")).await;
+    for outcome in [before, after] {
+        let error = outcome.expect_err("the stub was told to disconnect");
+        assert!(matches!(error.kind, DeployErrorKind::Disconnected), "{error:?}");
+    }
+    soon(stub.connect()).await.expect("told to connect");
+    assert!(futures_util::poll!(Box::pin(runtime.deploy_protostub("sp1.example"))).is_pending());
+}
+
+/// A hook of the host program may block all of the runtime's threads.
+#[tokio::test]
+async fn shutdown_keeps_its_deadline_with_blocked_threads() {
+    let runtime = builder().worker_threads(1).build().await.expect("a runtime");
+    let (release, blocked) = std::sync::mpsc::channel::<()>();
+    let (tell, is_blocked) = tokio::sync::oneshot::channel();
+    runtime.spawn_inside(async move {
+        let _ = tell.send(());
+        let _ = blocked.recv();
+    });
+    is_blocked.await.expect("the task runs");
+    let outcome = soon(runtime.shutdown(Duration::from_millis(100))).await;
+    assert_eq!((outcome.stopped, outcome.abandoned), (vec![], vec![]));
+    drop(release);
+}
+
+#[tokio::test]
+async fn shutdown_by_a_task_inside_returns_its_outcome() {
+    let (runtime, _app) = runtime().await;
+    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let (tell, outcome) = tokio::sync::oneshot::channel();
+    let inside = runtime.clone();
+    runtime.spawn_inside(async move {
+        let _ = tell.send(inside.shutdown(LONG).await);
+    });
+    let outcome = soon(outcome).await.expect("the task has the outcome");
+    assert_eq!((&outcome.stopped[..], &outcome.abandoned[..]), (&[stub.key().clone()][..], &[][..]));
+    assert_eq!(soon(runtime.shutdown(LONG)).await, outcome);
+}
+
+/// A source that never answers.
+#[derive(Debug)]
+struct Silence;
+
+#[async_trait::async_trait]
+impl Source for Silence {
+    async fn open(&self, _: &SourceRequest<'_>) -> Result<Document, Fault> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn request_cut_off_by_the_shutdown_names_it() {
+    let check = async |builder: RuntimeBuilder, to: &str, body: serde_json::Value| {
+        let runtime = builder.build().await.expect("a runtime");
+        let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");
+        let mut peer = runtime.register_hyperty("hyperty://home.example/peer").await.expect("a hyperty");
+        let mut request = std::pin::pin!(app.request(Message::read(to.parse().unwrap()).with_body(body)));
+        assert!(futures_util::poll!(&mut request).is_pending());
+        if to == peer.address().as_str() {
+            peer.recv().await.expect("the request");
+        } else {
+            let stub = &runtime.protostubs()[0];
+            soon(stub.watch().until(|report| matches!(report.status, StubStatus::Live | StubStatus::Deploying))).await;
+            if stub.status().status == StubStatus::Live {
+                // The stub has taken the earlier request too.
+                app.request(order(to, json!({ "n": 1 }))).await.expect("a reply");
+            }
+        }
+        let (cut_off, outcome) = tokio::join!(request, runtime.shutdown(LONG));
+        let error = cut_off.expect_err("cut off");
+        assert!(error.code == 503 && error.reason.contains("the runtime is shutting down"), "{to}: {error:?}");
+        assert_eq!(outcome.abandoned, []);
+    };
+    let stub = "hyperty://sp1.example/alice";
+    let actor = || builder().source(source(&["sp1.example"], &component("actor"), &json!({})));
+    check(builder().source(Silence), stub, json!(null)).await;
+    check(actor(), stub, json!({ "do": "keep" })).await;
+    check(actor(), "hyperty://home.example/peer", json!(null)).await;
 }

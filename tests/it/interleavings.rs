@@ -10,22 +10,31 @@
 //! * an undeployed stub leaves no state that affects the next one
 //! * in the end the bus has an outcome for each accepted message, and the runtime ends with all its
 //!   stubs
+//! * all of this holds if futures of callers are dropped, if hooks of the host program panic, and
+//!   for handles that outlive the runtime
 //!
 //! `PROPTEST_CASES` sets the number of interleavings.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    future::pending,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use async_trait::async_trait;
+use futures_util::StreamExt as _;
 use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
 use protostub_runtime::{
-    DomainSettings, Hyperty, MemorySource, Message, MessageId, MessageType, Protostub, RestartPolicy, Retire, Runtime,
-    StubStatus, Version,
+    Credential, CredentialError, CredentialProvider, CredentialRequest, Decision, DeployErrorKind, Document, DomainSettings,
+    Fault, Hop, Hyperty, MemorySource, Message, MessageId, MessageType, Policy, Protostub, RestartPolicy, Retire, Runtime,
+    RuntimeBuilder, Source, SourceRequest, StatusWatch, StubStatus, Version,
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -44,6 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Copy)]
 enum Act {
     Load,
+    Deploy,
     Request,
     Post,
     Crash,
@@ -53,13 +63,31 @@ enum Act {
     /// An update to a version that overlaps with the one before.
     Overlap,
     Undeploy,
+    /// The next call of the hook panics.
+    Panic(Hook),
     /// A pause in which other tasks run.
     Yield(usize),
 }
 
+/// A hook of the host program.
+#[derive(Debug, Clone, Copy)]
+enum Hook {
+    SourceOpen,
+    SourceBody,
+    Progress,
+    OnCrash,
+    Credential,
+    /// The policy, for requests to stubs.
+    Policy,
+}
+
 #[derive(Debug, Clone)]
 struct Plan {
-    acts: Vec<(usize, Act)>,
+    /// Each with its domain, and the number of other tasks' turns after which its future is
+    /// dropped.
+    acts: Vec<(usize, Act, Option<usize>)>,
+    /// `true` if the host program has hooks.
+    has_hooks: bool,
     /// `true` if idle stubs are retired after a moment.
     retires: bool,
     /// `true` if the runtime shuts down while the operations are in progress.
@@ -69,6 +97,7 @@ struct Plan {
 fn plans() -> impl Strategy<Value = Plan> {
     let act = prop_oneof![
         2 => Just(Act::Load),
+        2 => Just(Act::Deploy),
         6 => Just(Act::Request),
         6 => Just(Act::Post),
         1 => Just(Act::Crash),
@@ -77,10 +106,90 @@ fn plans() -> impl Strategy<Value = Plan> {
         1 => Just(Act::Update),
         1 => Just(Act::Overlap),
         1 => Just(Act::Undeploy),
+        2 => hooks().prop_map(Act::Panic),
         3 => (1..200_usize).prop_map(Act::Yield),
     ];
-    let acts = prop::collection::vec((0..DOMAINS.len(), act), 1..80);
-    (acts, any::<bool>(), any::<bool>()).prop_map(|(acts, retires, ends_early)| Plan { acts, retires, ends_early })
+    let dropped_after = prop_oneof![3 => Just(None), 1 => (0..100_usize).prop_map(Some)];
+    let acts = prop::collection::vec((0..DOMAINS.len(), act, dropped_after), 1..80);
+    let plan = (acts, any::<bool>(), any::<bool>(), any::<bool>());
+    plan.prop_map(|(acts, has_hooks, retires, ends_early)| Plan { acts, has_hooks, retires, ends_early })
+}
+
+fn hooks() -> impl Strategy<Value = Hook> {
+    prop::sample::select(vec![Hook::SourceOpen, Hook::SourceBody, Hook::Progress, Hook::OnCrash, Hook::Credential, Hook::Policy])
+}
+
+/// The hooks of the host program. An armed one panics at its next call.
+#[derive(Debug, Clone, Default)]
+struct Hooks {
+    armed: Arc<[AtomicBool; 6]>,
+    stubs: MemorySource,
+}
+
+impl Hooks {
+    fn arm(&self, hook: Hook) {
+        self.armed[hook as usize].store(true, Ordering::SeqCst);
+    }
+
+    fn disarm(&self) {
+        self.armed.iter().for_each(|armed| armed.store(false, Ordering::SeqCst));
+    }
+
+    fn call(&self, hook: Hook) {
+        assert!(!self.armed[hook as usize].swap(false, Ordering::SeqCst), "{hook:?} panics as planned");
+    }
+
+    fn install(&self, builder: RuntimeBuilder) -> RuntimeBuilder {
+        let (progress, crashes) = (self.clone(), self.clone());
+        builder
+            .source(self.clone())
+            .credentials(self.clone())
+            .policy(self.clone())
+            .progress(move |_, _| progress.call(Hook::Progress))
+            .on_crash(move |_, _| crashes.call(Hook::OnCrash))
+    }
+}
+
+#[async_trait]
+impl Source for Hooks {
+    async fn open(&self, request: &SourceRequest<'_>) -> Result<Document, Fault> {
+        self.call(Hook::SourceOpen);
+        let document = self.stubs.open(request).await?;
+        let hooks = self.clone();
+        Ok(Document::from_stream(document.length, document.body.inspect(move |_| hooks.call(Hook::SourceBody))))
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for Hooks {
+    async fn credential(&self, _: &CredentialRequest<'_>) -> Result<Option<Credential>, CredentialError> {
+        self.call(Hook::Credential);
+        Ok(None)
+    }
+}
+
+impl Policy for Hooks {
+    fn decide(&self, hop: &Hop<'_>) -> Decision {
+        if hop.message.kind == MessageType::Read {
+            self.call(Hook::Policy);
+        }
+        Decision::Permit
+    }
+}
+
+/// Drops a future after this many turns of other tasks. Returns `None` then.
+async fn dropped_after<T>(turns: Option<usize>, future: impl Future<Output = T>) -> Option<T> {
+    let turns_over = async {
+        let Some(turns) = turns else { return pending().await };
+        for _ in 0..turns {
+            yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        output = future => Some(output),
+        () = turns_over => None,
+    }
 }
 
 #[test]
@@ -100,13 +209,17 @@ fn interleavings_lose_no_message_and_leave_no_state() {
 #[derive(Debug)]
 struct Asked {
     n: u64,
-    outcome: Result<(Option<u16>, Value), u16>,
+    /// `None` if the future was dropped.
+    outcome: Option<Result<(Option<u16>, Value), u16>>,
 }
 
 struct Stage {
     /// `None` after the shutdown.
     runtime: Mutex<Option<Runtime>>,
     asker: Arc<Hyperty>,
+    hooks: Hooks,
+    /// Handles that are kept beyond the end of their stub, and of the runtime.
+    handles: Vec<(Protostub, StatusWatch)>,
     posts: mpsc::Sender<(Message, oneshot::Sender<bool>)>,
     stubs: MemorySource,
     requests: JoinSet<Asked>,
@@ -118,14 +231,18 @@ struct Stage {
 
 impl Stage {
     async fn play(plan: &Plan, cache: &std::path::Path) -> Result<(), TestCaseError> {
-        let (mut stage, heard) = Self::set_up(cache, plan.retires).await;
-        for (which, act) in &plan.acts {
-            stage.act(DOMAINS[*which], *act).await;
+        let (mut stage, heard) = Self::set_up(cache, plan).await;
+        for (which, act, dropped_after) in &plan.acts {
+            stage.act(DOMAINS[*which], *act, *dropped_after).await;
         }
+        stage.hooks.disarm();
         if !plan.ends_early {
             stage.settle().await?;
             stage.leaves_nothing_behind().await?;
             stage.until_balanced().await?;
+        }
+        for name in DOMAINS {
+            stage.keep_handle(name);
         }
         let runtime = stage.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         let runtime = runtime.expect("nobody else ends it");
@@ -133,14 +250,23 @@ impl Stage {
         let ended = timeout(2 * PATIENCE, ending).await.map_err(|_| TestCaseError::fail("the runtime does not end"))?;
         prop_assert_eq!(&ended.abandoned, &vec![]);
         stage.settle().await?;
-        heard.check().await
+        heard.check().await?;
+        stage.handles_have_ended().await?;
+        let counts = runtime.counts();
+        let outcomes = counts.delivered + counts.published + counts.answered + counts.failed + counts.abandoned;
+        prop_assert_eq!((counts.open, counts.accepted), (0, outcomes), "{:?}", counts);
+        let error = runtime.deploy_protostub(DOMAINS[0]).await.expect_err("the runtime has ended");
+        prop_assert!(matches!(error.kind, DeployErrorKind::ShutDown), "{:?}", error);
+        Ok(())
     }
 
-    async fn set_up(cache: &std::path::Path, retires: bool) -> (Self, Hearing) {
-        let stubs = MemorySource::new();
+    async fn set_up(cache: &std::path::Path, plan: &Plan) -> (Self, Hearing) {
+        let (hooks, retires) = (Hooks::default(), plan.retires);
+        let stubs = hooks.stubs.clone();
         let mut restart = RestartPolicy::default();
         (restart.first_pause, restart.longest_pause) = (Duration::from_millis(1), Duration::from_millis(20));
-        let mut built = builder().source(stubs.clone()).cache_dir(cache).max_stubs(DOMAINS.len()).restart(restart);
+        let mut built = builder().cache_dir(cache).max_stubs(DOMAINS.len()).restart(restart);
+        built = if plan.has_hooks { hooks.install(built) } else { built.source(stubs.clone()) };
         built = built.retire_after(if retires { Retire::After(Duration::from_millis(1)) } else { Retire::Never });
         for name in DOMAINS {
             publish(&stubs, name, "1.0", false);
@@ -162,6 +288,8 @@ impl Stage {
         let stage = Self {
             runtime: Mutex::new(Some(runtime)),
             asker: Arc::new(asker),
+            hooks,
+            handles: Vec::new(),
             posts,
             stubs,
             requests: JoinSet::new(),
@@ -178,25 +306,55 @@ impl Stage {
         runtime.protostub(&runtime.stub_key(name).ok()?)
     }
 
-    fn ask(&mut self, message: Message) {
+    /// Keeps a handle of the domain's stub, if there is one.
+    fn keep_handle(&mut self, name: &str) {
+        self.handles.extend(self.stub(name).map(|stub| (stub.clone(), stub.watch())));
+    }
+
+    /// Checks that the handles of ended stubs report the end.
+    async fn handles_have_ended(&mut self) -> Result<(), TestCaseError> {
+        for (stub, watch) in &mut self.handles {
+            let until_end = async { while watch.changed().await.is_some() {} };
+            prop_assert!(timeout(PATIENCE, until_end).await.is_ok(), "the watch of {:?} does not end", stub);
+            prop_assert!(!stub.status().status.is_available(), "{:?}", stub);
+            let connected = timeout(PATIENCE, stub.connect()).await;
+            prop_assert!(matches!(connected, Ok(Err(_))), "{:?}: {:?}", stub, connected);
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, message: Message, turns: Option<usize>) {
         let (n, asker) = (self.next, Arc::clone(&self.asker));
         self.next += 1;
         self.requests.spawn(async move {
-            let outcome = asker.request_within(message, PATIENCE).await;
-            Asked { n, outcome: outcome.map(|reply| (reply.code(), body(&reply))).map_err(|error| error.code) }
+            let outcome = dropped_after(turns, asker.request_within(message, PATIENCE)).await;
+            let shown = |reply: Message| (reply.code(), body(&reply));
+            Asked { n, outcome: outcome.map(|outcome| outcome.map(shown).map_err(|error| error.code)) }
         });
     }
 
-    async fn act(&mut self, name: &str, act: Act) {
+    async fn act(&mut self, name: &str, act: Act, turns: Option<usize>) {
         let to = format!("hyperty://{name}/x");
         let n = self.next;
         match act {
             Act::Load => {
                 let ua = self.part_of_runtime("ua");
-                self.ask(Message::new(MessageType::Execute, ua).with_body(json!({ "method": "loadStub", "params": [name] })));
+                let load = json!({ "method": "loadStub", "params": [name] });
+                self.ask(Message::new(MessageType::Execute, ua).with_body(load), turns);
             }
-            Act::Request => self.ask(order(&to, json!({ "n": n }))),
-            Act::Crash => self.ask(order(&to, json!({ "do": "trap" }))),
+            Act::Request => self.ask(order(&to, json!({ "n": n })), turns),
+            Act::Crash => self.ask(order(&to, json!({ "do": "trap" })), turns),
+            Act::Panic(hook) => self.hooks.arm(hook),
+            Act::Deploy => {
+                let Some(runtime) = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone() else { return };
+                self.next += 1;
+                self.begun.insert(n, (name.to_owned(), act));
+                let name = name.to_owned();
+                self.others.spawn(async move {
+                    drop(dropped_after(turns, runtime.deploy_protostub(&name)).await);
+                    n
+                });
+            }
             Act::Post => {
                 self.next += 1;
                 let told = json!({ "do": "post", "to": "hyperty://home.example/observer", "body": { "n": n, "of": name } });
@@ -218,15 +376,19 @@ impl Stage {
                 }
                 self.next += 1;
                 self.begun.insert(n, (name.to_owned(), act));
+                self.keep_handle(name);
                 self.others.spawn(async move {
                     // The result depends on concurrent operations. The end of the operation does
                     // not.
-                    match act {
-                        Act::Disconnect => drop(stub.disconnect().await),
-                        Act::Connect => drop(stub.connect().await),
-                        Act::Update | Act::Overlap => drop(stub.update().await),
-                        _ => drop(stub.undeploy().await),
-                    }
+                    let acting = async {
+                        match act {
+                            Act::Disconnect => drop(stub.disconnect().await),
+                            Act::Connect => drop(stub.connect().await),
+                            Act::Update | Act::Overlap => drop(stub.update().await),
+                            _ => drop(stub.undeploy().await),
+                        }
+                    };
+                    dropped_after(turns, Box::pin(acting)).await;
                     n
                 });
             }
@@ -243,13 +405,16 @@ impl Stage {
         while let Some(asked) = self.requests.join_next().await {
             let Asked { n, outcome } = asked.expect("a task");
             match outcome {
-                Ok((Some(200), body)) => {
+                None => {}
+                Some(Ok((Some(200), body))) => {
                     let echoed = &body["value"]["n"];
                     prop_assert!(echoed.is_null() || *echoed == json!(n), "request {} has the answer {}", n, body);
                 }
                 // A refusal of the Runtime UA, or of the stub.
-                Ok((code, _)) => prop_assert!(matches!(code, Some(400 | 503)), "request {} has the answer {:?}", n, code),
-                Err(code) => prop_assert!(matches!(code, 404 | 429 | 502 | 503), "request {} failed with {}", n, code),
+                Some(Ok((code, _))) => prop_assert!(matches!(code, Some(400 | 503)), "request {} has the answer {:?}", n, code),
+                Some(Err(code)) => {
+                    prop_assert!(matches!(code, 403 | 404 | 429 | 502 | 503), "request {} failed with {}", n, code);
+                }
             }
         }
         let others = async {
@@ -290,11 +455,11 @@ impl Stage {
         let listing = self.asker.request_within(Message::read(registry), PATIENCE).await.expect("an answer");
         prop_assert_eq!(&body(&listing)["value"], &json!({ "stubs": [], "sandboxes": [] }));
         for name in DOMAINS {
-            self.act(name, Act::Load).await;
+            self.act(name, Act::Load, None).await;
         }
         while let Some(asked) = self.requests.join_next().await {
             let Asked { outcome, .. } = asked.expect("a task");
-            prop_assert!(matches!(outcome, Ok((Some(200), _))), "{:?}", outcome);
+            prop_assert!(matches!(outcome, Some(Ok((Some(200), _)))), "{:?}", outcome);
         }
         for name in DOMAINS {
             let reply = self.asker.request_within(order(&format!("hyperty://{name}/x"), json!({ "n": 0 })), PATIENCE).await;

@@ -13,6 +13,7 @@ mod fuzz;
 mod guests;
 mod handles;
 mod herd;
+mod hooks;
 mod hostile;
 mod identity;
 mod imports;

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) states: RandomState,
     pub(crate) unroutable: OnceLock<Arc<dyn Unroutable>>,
     next_id: AtomicU64,
+    /// Reason for the shutdown, once listeners end because of it.
+    pub(crate) ending: OnceLock<String>,
     /// Reason for the shutdown, once the bus accepts no more messages.
     pub(crate) shut_down: OnceLock<String>,
 }
@@ -82,6 +84,7 @@ impl Bus {
             states: RandomState::default(),
             unroutable: OnceLock::new(),
             next_id: AtomicU64::new(1),
+            ending: OnceLock::new(),
             shut_down: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
@@ -149,12 +152,25 @@ impl Bus {
         self.inner.counters.snapshot(self.inner.requests.len())
     }
 
+    /// Announces a shutdown: listeners end from now on. Messages in an inbox that is dropped fail
+    /// with this reason, and so do later messages for it. The bus still accepts messages. Only the
+    /// first call's reason counts.
+    pub fn announce_shutdown(&self, reason: &str) {
+        self.inner.ending.get_or_init(|| reason.to_owned());
+    }
+
     /// Refuses all further messages with 503, and ends all open requests with it. Other messages
     /// that wait in inboxes get their outcome from the inboxes' owners, who take them or call
     /// [`Inbox::close`](crate::Inbox::close). Only the first call's reason counts.
     pub fn shut_down(&self, reason: &str) {
+        self.announce_shutdown(reason);
         let reason = self.inner.shut_down.get_or_init(|| reason.to_owned());
         self.fail_all(503, reason);
+    }
+
+    /// Returns the reason for messages in an inbox that is dropped.
+    pub(crate) fn end_of_inbox(&self) -> &str {
+        self.inner.ending.get().map_or("the listener of this address has ended", String::as_str)
     }
 
     pub(crate) fn config(&self) -> &BusConfig {

@@ -165,7 +165,7 @@ impl Inbox {
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.close(503, "the listener of this address has ended");
+        self.close(503, self.bus.end_of_inbox());
     }
 }
 

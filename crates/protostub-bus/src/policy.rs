@@ -9,7 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use protostub_types::{Address, Domain, Message, StubKey};
+use protostub_types::{Address, Domain, Message, StubKey, call_hook};
 
 use crate::{Mailbox, Origin};
 
@@ -40,7 +40,8 @@ use crate::{Mailbox, Origin};
 /// policy is replaced stay there.
 pub trait Policy: Send + Sync {
     /// Decides about this hop of a message. Called on the poster's thread, for every message,
-    /// without any lock of the bus held. It must not block, and should take microseconds.
+    /// without any lock of the bus held. It must not block, and should take microseconds. A panic
+    /// refuses the message.
     fn decide(&self, hop: &Hop<'_>) -> Decision;
 }
 
@@ -134,7 +135,14 @@ impl PolicySlot {
             return Decision::Permit;
         }
         match &*self.policy.load() {
-            Some(policy) => policy.decide(&hop()),
+            Some(policy) => {
+                let hop = hop();
+                call_hook("Policy::decide", || policy.decide(&hop)).unwrap_or_else(|panicked| {
+                    // The poster may be a stranger's stub, so it does not get the message.
+                    tracing::error!(target: "protostub", error = %panicked, "the policy failed to decide on a message");
+                    Decision::Refuse("the policy failed to decide on the message; see the runtime's log".to_owned())
+                })
+            }
             None => Decision::Permit,
         }
     }

@@ -2,7 +2,7 @@ use std::{future::Future, mem, time::Duration};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use protostub_types::{Backoff, SafeText, Sha256Digest, deadline};
+use protostub_types::{Backoff, HookPanicked, SafeText, Sha256Digest, await_hook, deadline};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::Semaphore,
@@ -164,7 +164,8 @@ impl Transfer {
             _ => request.held,
         };
         let request = Request { held, ..request };
-        let opened = patience.wait(source.open(&request), "waiting for an answer").await.flatten();
+        let opening = await_hook("Source::open", || source.open(&request));
+        let opened = patience.wait(opening, "waiting for an answer").await.and_then(|opened| opened.map_err(panicked)?);
         if opened.is_err() {
             self.resumption.clone_from(&resumption);
         }
@@ -204,7 +205,10 @@ impl Transfer {
             self.memory = Some(download.reserve(bytes, patience.end).await?);
         }
         tell(Download::Receiving { bytes: before, total });
-        while let Some(chunk) = patience.wait(body.next(), "waiting for more of the answer").await? {
+        loop {
+            let receiving = await_hook("Document::body", || body.next());
+            let received = patience.wait(receiving, "waiting for more of the answer").await?;
+            let Some(chunk) = received.map_err(panicked)? else { break };
             let chunk = chunk.map_err(|fault| behind(before, fault))?;
             if self.bytes.len() + chunk.len() > limits.bytes {
                 return limits.exceeded(total);
@@ -244,6 +248,10 @@ async fn hash(hash: &mut Sha256, chunk: &[u8]) {
         drop(turn);
         yield_now().await;
     }
+}
+
+fn panicked(panicked: HookPanicked) -> Fault {
+    Fault::Source(Box::new(panicked))
 }
 
 /// Converts a fault of a part to one with the lengths of the whole.

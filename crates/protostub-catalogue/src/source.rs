@@ -11,7 +11,8 @@ use crate::{Fault, Subject, downloads::Downloading};
 /// A source of descriptors, components and domains' keys, by their URLs.
 ///
 /// A source only opens documents. The [`Catalogue`](crate::Catalogue) does the rest: limits,
-/// timeouts, retries, digests, copies, and reading the content.
+/// timeouts, retries, digests, copies, and reading the content. A panic of the source is a fault
+/// ([`Fault::Source`]).
 #[async_trait]
 pub trait Source: fmt::Debug + Send + Sync {
     /// Opens a document.

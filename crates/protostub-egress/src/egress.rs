@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use protostub_types::SafeText;
+use protostub_types::{SafeText, await_hook};
 use rustls::ClientConfig;
 use url::Url;
 
@@ -339,7 +339,9 @@ impl Shared {
             _ => EgressError::Resolve { host: host.to_string(), problem: SafeText::display(error) },
         };
         let turn = quota.lookup().await.map_err(|limit| EgressError::Limit { target: host.to_string(), limit })?;
-        let mut addresses = self.resolver.resolve(&host.bare()).await.map_err(fail)?;
+        let name = host.bare();
+        let resolved = await_hook("Resolver::resolve", || self.resolver.resolve(&name)).await;
+        let mut addresses = resolved.map_err(io::Error::other).flatten().map_err(fail)?;
         drop(turn);
         addresses.truncate(MAX_ADDRESSES);
         // An address that is judged as IPv4 must also be dialled as IPv4.

@@ -42,7 +42,8 @@ pub trait Resolver: fmt::Debug + Send + Sync {
     /// timeout.
     ///
     /// [`QuotaLimits::lookups`](crate::QuotaLimits::lookups) limits the concurrent look-ups of each
-    /// party. To abandon a look-up, the egress drops its future, which must end the look-up.
+    /// party. To abandon a look-up, the egress drops its future, which must end the look-up. A
+    /// panic fails the look-up.
     ///
     /// # Errors
     /// * Kind [`io::ErrorKind::NotFound`] if the name service answered that the name does not exist

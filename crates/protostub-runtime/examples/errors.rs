@@ -8,9 +8,9 @@
 use protostub_runtime::{
     Address, AddressError, AttachError, BuildError, CatalogueError, CatalogueErrorKind, CompileError, ConnectError,
     CredentialError, DeployError, DeployErrorKind, DescriptorError, DigestError, DisconnectReason, Domain, DomainError,
-    EgressError, EngineError, Exceeded, Fault, MessageError, Phase, RegisterError, RepeatedKey, RequestError, Runtime, SafeText,
-    SandboxError, Sha256Digest, StartErrorKind, StoreError, StubGone, StubGoneReason, Trap, TrustStateError, UpdateError,
-    UpdateErrorKind, Url, Version, VersionError, WorldMismatch, egress, serde_json,
+    EgressError, EngineError, Exceeded, Fault, HookPanicked, MessageError, Phase, RegisterError, RepeatedKey, RequestError,
+    Runtime, SafeText, SandboxError, Sha256Digest, StartErrorKind, StoreError, StubGone, StubGoneReason, Trap, TrustStateError,
+    UpdateError, UpdateErrorKind, Url, Version, VersionError, WorldMismatch, egress, serde_json,
 };
 
 #[tokio::main]
@@ -60,10 +60,12 @@ pub fn deploying(DeployError { key: _, phase, kind, .. }: &DeployError) -> &'sta
         },
         DeployErrorKind::Sandbox(error) => match &**error {
             SandboxError::TooMany { .. } => "raise `max-sandboxes`",
+            SandboxError::Import { source: HookPanicked { .. }, .. } => "correct the program",
             _ => "look at the machine",
         },
         DeployErrorKind::Start(error) => starting(error),
         DeployErrorKind::Credential(CredentialError::Temporary(_)) => "try again",
+        DeployErrorKind::Disconnected => "connect it again",
         DeployErrorKind::Undeployed | DeployErrorKind::ShutDown => "it was meant to end",
         _ if *phase == Phase::Connecting => "look at the domain's server",
         _ => "read the error",

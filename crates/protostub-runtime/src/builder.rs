@@ -6,7 +6,7 @@ use protostub_bus::{Bus, BusConfig, Inbox, Policy};
 use protostub_catalogue::{Bounds, Catalogue, CatalogueConfig, DomainLimits, Source, trust::TrustPolicy};
 use protostub_egress::{Egress, EgressConfig, Resolver};
 use protostub_sandbox::{CompileWorker, CrashReport, Engine, EngineConfig, HostImport, Import, LimitOverrides, Limits};
-use protostub_types::{Address, Allowances, Domain, DomainError, StubKey};
+use protostub_types::{Address, Allowances, Domain, DomainError, StubKey, call_hook};
 use tokio::runtime::Handle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
@@ -19,13 +19,13 @@ use crate::{
     domain_settings::DomainSettings,
     endpoints,
     error::BuildError,
-    identity::{CredentialProvider, IdentityModule, Network},
+    identity::{CredentialError, CredentialProvider, IdentityModule, Network, provider_panicked},
     launch::DeployOnDemand,
     observer::{Observer, Progress},
     registry::Registry,
     restart::RestartPolicy,
     retirement::Retire,
-    runtime::{Runtime, Started},
+    runtime::{OwnThreads, Runtime, Started},
     settings::{CacheSettings, LifecycleSettings, Settings, TotalSettings},
     status::{ChangeFeed, StatusForm},
     threads::probe_threads,
@@ -320,20 +320,21 @@ impl RuntimeBuilder {
     }
 
     /// Sets a callback for the progress of downloads and compilations, for a progress bar. The
-    /// callback runs in the task of the deployment: it must not block, and should be fast.
+    /// callback runs in the task of the deployment: it must not block, and should be fast. A panic
+    /// is logged, and the deployment continues.
     pub fn progress(mut self, hook: impl Fn(&StubKey, Progress) + Send + Sync + 'static) -> Self {
-        self.progress = Observer::new(move |key, progress: &Progress| hook(key, *progress));
+        self.progress = Observer::new("progress", move |key, progress: &Progress| hook(key, *progress));
         self
     }
 
     /// Sets a callback for crash reports. It gets the report of every instance that crashed or
     /// exceeded a limit, also during its start. The callback runs in the task of the stub: it must
-    /// not block, and should be fast. Reports over
+    /// not block, and should be fast. A panic is logged, and has no effect on the stub. Reports over
     /// [`Limits::crash_reports_per_hour`] or [`TotalSettings::max_crash_reports_per_hour`] are left
-    /// out, and counted. [`Protostub::last_crash`](crate::Protostub::last_crash)
-    /// returns a deployed stub's last report.
+    /// out, and counted. [`Protostub::last_crash`](crate::Protostub::last_crash) returns a deployed
+    /// stub's last report.
     pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
-        self.crashes = Observer::new(hook);
+        self.crashes = Observer::new("on_crash", hook);
         self
     }
 
@@ -365,19 +366,17 @@ async fn start(builder: RuntimeBuilder) -> Result<Runtime, BuildError> {
         .enable_all()
         .build()
         .map_err(BuildError::Threads)?;
-    let on_threads = threads.handle().clone();
+    let (on_threads, on_these) = (threads.handle().clone(), threads.handle().clone());
     // Reading roots, reserving memory for sandboxes and opening the store take time. Doing that
     // here keeps the program's threads free.
-    let starting = on_threads.spawn_blocking(move || match start_parts(home, builder, threads.handle()) {
-        Ok(started) => Ok(Runtime::new(started, threads)),
-        Err(error) => {
-            // This thread is one of the runtime's threads, so it must not wait for them.
-            threads.shutdown_background();
-            Err(error)
-        }
-    });
+    let threads = OwnThreads::new(threads);
+    let starting = on_threads.spawn_blocking(move || Ok(Runtime::new(start_parts(home, builder, on_these)?, threads)));
     let started = starting.await;
     started.map_err(|error| BuildError::Threads(std::io::Error::other(error)))?
+}
+
+fn check_provider(provider: &dyn CredentialProvider) -> Result<(), CredentialError> {
+    call_hook("CredentialProvider::check", || provider.check()).map_err(provider_panicked).flatten()
 }
 
 /// Returns the domain's own limits of the documents in its catalogue.
@@ -390,7 +389,7 @@ fn of_catalogue(limits: &LimitOverrides) -> DomainLimits {
     }
 }
 
-fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Result<Started, BuildError> {
+fn start_parts(home: Domain, builder: RuntimeBuilder, threads: Handle) -> Result<Started, BuildError> {
     let Settings {
         worker_threads,
         request_timeout,
@@ -406,7 +405,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         ..
     } = builder.settings;
     domains.check().map_err(BuildError::Domains)?;
-    builder.credentials.iter().try_for_each(|provider| provider.check()).map_err(BuildError::Credentials)?;
+    builder.credentials.iter().try_for_each(|provider| check_provider(&**provider)).map_err(BuildError::Credentials)?;
     if let Some(warning) = access_warning(protostub_files::CHECKS_OTHER_USERS, &cache, !builder.credentials.is_empty()) {
         tracing::warn!(target: "protostub", "{warning}");
     }
@@ -523,7 +522,7 @@ fn start_parts(home: Domain, builder: RuntimeBuilder, threads: &Handle) -> Resul
         egress,
         engine: EngineSlot::new(engine),
         identity: Arc::new(identity),
-        threads: threads.clone(),
+        threads,
         turns: Turns::new(worker_threads),
         tasks: TaskTracker::new(),
         stop: CancellationToken::new(),

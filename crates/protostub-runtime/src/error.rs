@@ -240,6 +240,9 @@ pub enum DeployErrorKind {
         /// The timeout.
         after: Duration,
     },
+    /// The stub was told to disconnect, so no caller can wait until it is live.
+    #[error("the stub was told to disconnect; connect it again")]
+    Disconnected,
     /// The stub was undeployed before its deployment was complete.
     #[error("the stub was undeployed before its deployment was complete; deploy it again")]
     Undeployed,

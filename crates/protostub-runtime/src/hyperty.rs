@@ -168,6 +168,7 @@ impl Hyperty {
     }
 
     /// Waits until the domain's Registry has answered, and returns the state of the registration.
+    /// The wait has no limit while the domain's stub is not deployed. It ends with the runtime.
     pub async fn until_registered(&self) -> Option<Registration> {
         Some(self.registration.as_ref()?.settled().await)
     }

@@ -55,16 +55,41 @@ pub(crate) fn load_stub(
         }
     };
     let reservation = Reservation { record: Arc::clone(&record), inbox, commands, key_route };
-    context.spawn(run(Arc::clone(context), reservation));
+    context.spawn(run(Owner { context: Arc::clone(context), record: Arc::clone(&record) }, reservation));
     Ok(record)
 }
 
 /// Runs a stub's whole life: its deployment, and its supervision until it ends.
-async fn run(context: Arc<RuntimeContext>, reservation: Reservation) {
+async fn run(owner: Owner, reservation: Reservation) {
     // The box is freed after the deployment, so that the task of an idle stub stays small
     // (`idle_stub_kib`).
-    if let Some(supervisor) = Box::pin(begin(context, reservation)).await {
+    if let Some(supervisor) = Box::pin(begin(Arc::clone(&owner.context), reservation)).await {
         supervisor.run().await;
+    }
+}
+
+/// The owner of a record that was reserved. However its task ends, the key becomes free, and all
+/// waiting callers get an error.
+struct Owner {
+    context: Arc<RuntimeContext>,
+    record: Arc<StubRecord>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let Self { context, record } = self;
+        if record.gone().is_some() {
+            return;
+        }
+        // The task panicked, or the threads are gone.
+        let phase = if record.is_deployed() { Phase::Running } else { Phase::Registering };
+        let kind = DeployErrorKind::Failed { reason: "the stub's task ended unexpectedly; see the program's output".into() };
+        let status = if record.is_deployed() { StubStatus::Failed } else { StubStatus::DeploymentFailed };
+        let error = DeployError { key: record.key.clone(), phase, kind };
+        tracing::error!(target: "protostub", domain = %record.key, error = %in_full(&error), "the task of a protocol stub was lost");
+        let _ = record.status.advance(status, Some(in_full(&error)));
+        context.announce(record);
+        context.registry.remove(record, error.into());
     }
 }
 

@@ -287,9 +287,9 @@ pub use protostub_sandbox::{
     StartErrorKind, Trap, WorldMismatch, compile_worker,
 };
 pub use protostub_types::{
-    Address, AddressError, Body, Descriptor, DescriptorError, DigestError, Domain, DomainError, Encoding, Message, MessageError,
-    MessageId, MessageType, RepeatedKey, SafeList, SafeText, Sha256Digest, SourceLocation, SourcePackage, StatusReport, StubKey,
-    StubStatus, UniqueMap, Version, VersionError,
+    Address, AddressError, Body, Descriptor, DescriptorError, DigestError, Domain, DomainError, Encoding, HookPanicked, Message,
+    MessageError, MessageId, MessageType, RepeatedKey, SafeList, SafeText, Sha256Digest, SourceLocation, SourcePackage,
+    StatusReport, StubKey, StubStatus, UniqueMap, Version, VersionError,
 };
 
 /// Parts of [`EgressError`], [`Explanation`] and [`Rule`].

@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc};
 
 use protostub_catalogue::{Download, DownloadProgress};
-use protostub_types::StubKey;
+use protostub_types::{StubKey, call_hook};
 
 /// Progress of the slow parts of a deployment: see
 /// [`RuntimeBuilder::progress`](crate::RuntimeBuilder::progress).
@@ -22,17 +22,20 @@ pub enum Progress {
 
 type Callback<T> = dyn Fn(&StubKey, &T) + Send + Sync;
 
-/// An optional callback for events of stubs.
-pub(crate) struct Observer<T>(Option<Arc<Callback<T>>>);
+/// An optional callback for events of stubs, with its name.
+pub(crate) struct Observer<T>(Option<(&'static str, Arc<Callback<T>>)>);
 
 impl<T> Observer<T> {
-    pub(crate) fn new(hook: impl Fn(&StubKey, &T) + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(hook)))
+    pub(crate) fn new(name: &'static str, hook: impl Fn(&StubKey, &T) + Send + Sync + 'static) -> Self {
+        Self(Some((name, Arc::new(hook))))
     }
 
+    /// Calls the callback. A panic is logged, and has no effect on the stub.
     pub(crate) fn notify(&self, key: &StubKey, what: &T) {
-        if let Some(hook) = &self.0 {
-            hook(key, what);
+        if let Some((name, hook)) = &self.0
+            && let Err(panicked) = call_hook(name, || hook(key, what))
+        {
+            tracing::error!(target: "protostub", domain = %key, error = %panicked, "a callback of the host program failed");
         }
     }
 }

@@ -12,7 +12,7 @@ use protostub_bus::Mailbox;
 use protostub_egress::Quota;
 use protostub_sandbox::{CrashReport, Idleness, Session};
 use protostub_types::{Address, StubKey};
-use tokio::sync::{SetOnce, mpsc, oneshot};
+use tokio::sync::{SetOnce, mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -59,6 +59,8 @@ pub(crate) struct StubRecord {
     /// Cancelled when the stub is about to end. The registrations that go through the stub have a
     /// moment to be removed.
     pub(crate) leaving: CancellationToken,
+    /// `true` from the host program's order to disconnect until its order to connect.
+    told_to_disconnect: watch::Sender<bool>,
     /// Set by step 20.
     deployed: SetOnce<()>,
     /// Set when the deployment has failed or the stub has ended.
@@ -88,6 +90,7 @@ impl StubRecord {
             registration: OnceLock::new(),
             registrations: TaskTracker::new(),
             leaving: CancellationToken::new(),
+            told_to_disconnect: watch::Sender::default(),
             deployed: SetOnce::new(),
             over: SetOnce::new(),
         }
@@ -149,8 +152,21 @@ impl StubRecord {
         let _ = self.deployed.set(());
     }
 
+    /// Ends the record: no status follows the current one.
     pub(crate) fn over(&self, gone: StubGone) {
         let _ = self.over.set(gone);
+        self.status.end();
+    }
+
+    /// Notes whether the stub was told to disconnect.
+    pub(crate) fn set_told_to_disconnect(&self, told: bool) {
+        self.told_to_disconnect.send_replace(told);
+    }
+
+    /// Waits until the stub was told to disconnect, and not to connect again.
+    pub(crate) async fn until_told_to_disconnect(&self) {
+        // Cannot fail: this record is the sender.
+        let _ = self.told_to_disconnect.subscribe().wait_for(|told| *told).await;
     }
 
     /// Returns how the stub ended, if it has ended.

@@ -1,14 +1,22 @@
 use std::{
+    collections::HashSet,
     fmt,
     future::Future,
     sync::{Arc, Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
 use protostub_bus::{BusCounts, Origin, Policy, RequestError, Route};
 use protostub_catalogue::{AcceptedRelease, TrustStateError};
-use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus};
-use tokio::{runtime::Runtime as Threads, sync::SetOnce, task::JoinHandle};
+use protostub_types::{Address, AddressError, Domain, Message, StubKey, StubStatus, deadline};
+use tokio::{
+    runtime::{self, Handle, Runtime as Threads},
+    sync::SetOnce,
+    task::{self, JoinHandle},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use url::Url;
 
 use crate::{
@@ -22,7 +30,7 @@ use crate::{
     registration::HypertyDescriptor,
     registry::Retry,
     status::StatusChanges,
-    stub::Protostub,
+    stub::{Liveness, Protostub},
 };
 
 /// A core runtime: the message bus, the Registry, the Runtime UA and the stubs that they deployed.
@@ -38,6 +46,8 @@ use crate::{
 /// [`DeployErrorKind::ShutDown`](crate::DeployErrorKind::ShutDown), registrations of hyperties with
 /// [`RegisterError::ShutDown`].
 ///
+/// [`StatusWatch`](crate::StatusWatch)es end with the last status of their stub.
+///
 /// After the end of the shutdown, requests and posts fail with 503, and [`Hyperty::recv`] ends
 /// after the last message. [`StatusChanges`] end after the last change. [`Runtime::protostubs`] is
 /// empty, calls of a [`Protostub`] fail with [`StubGone`], and [`Runtime::spawn_inside`] drops its
@@ -50,14 +60,66 @@ pub struct Runtime {
 /// The runtime behind all clones of its handle.
 struct Inner {
     context: Arc<RuntimeContext>,
-    /// Taken by the first end of the runtime: the shutdown, or the drop of the last clone.
-    threads: Arc<Mutex<Option<Threads>>>,
+    threads: Arc<OwnThreads>,
     /// Listens until the last stub has ended. Taken by the first shutdown.
     registry: Mutex<Option<JoinHandle<()>>>,
     /// The outcome of the shutdown, once it has ended.
     outcome: Arc<SetOnce<Shutdown>>,
+    callers_inside: Arc<CallersInside>,
     /// The runtime's own addresses.
     _routes: Vec<Route>,
+}
+
+/// The threads of a runtime. They end without a wait, because the end may run on one of them, or in
+/// the host program's async tasks.
+pub(crate) struct OwnThreads(Mutex<Option<Threads>>);
+
+impl OwnThreads {
+    pub(crate) fn new(threads: Threads) -> Self {
+        Self(Mutex::new(Some(threads)))
+    }
+
+    fn stop(&self) {
+        if let Some(threads) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+impl Drop for OwnThreads {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The tasks on the runtime's own threads that wait for the outcome of the shutdown.
+#[derive(Default)]
+struct CallersInside {
+    tasks: Mutex<HashSet<task::Id>>,
+    waiting: TaskTracker,
+}
+
+impl CallersInside {
+    /// Notes that the calling task waits for the outcome, if it runs on these threads. The threads
+    /// stay until the token is dropped.
+    fn enter(&self, threads: &Handle) -> Option<TaskTrackerToken> {
+        if Handle::try_current().ok()?.id() != threads.id() {
+            return None;
+        }
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(task::try_id());
+        Some(self.waiting.token())
+    }
+
+    /// Returns `true` if the task waits for the outcome.
+    fn has(&self, task: task::Id) -> bool {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).contains(&task)
+    }
+
+    /// Waits until all callers have the outcome.
+    async fn have_outcome(&self) {
+        self.waiting.close();
+        self.waiting.wait().await;
+    }
 }
 
 /// The running parts of a runtime.
@@ -82,13 +144,14 @@ pub struct Shutdown {
 
 impl Runtime {
     /// Returns the handle of a runtime that has just started.
-    pub(crate) fn new(started: Started, threads: Threads) -> Self {
+    pub(crate) fn new(started: Started, threads: OwnThreads) -> Self {
         let Started { context, registry, routes } = started;
         let inner = Inner {
             context,
-            threads: Arc::new(Mutex::new(Some(threads))),
+            threads: Arc::new(threads),
             registry: Mutex::new(Some(registry)),
             outcome: Arc::default(),
+            callers_inside: Arc::default(),
             _routes: routes,
         };
         Self { inner: Arc::new(inner) }
@@ -153,7 +216,9 @@ impl Runtime {
     /// # Errors
     /// If the stub cannot be deployed, or is not live within
     /// [`LifecycleSettings::connect_timeout`](crate::LifecycleSettings::connect_timeout). A later
-    /// call tries again. A stub that was live before stays deployed, and continues to try.
+    /// call tries again. A stub that was live before stays deployed, and continues to try. A stub
+    /// that was told to [disconnect](Protostub::disconnect) is an error at once
+    /// ([`DeployErrorKind::Disconnected`](crate::DeployErrorKind::Disconnected)).
     pub async fn deploy_protostub(&self, target: &str) -> Result<Protostub, DeployError> {
         let record = self.loading(target)?;
         let stub = Protostub::new(self.context(), record);
@@ -162,7 +227,10 @@ impl Runtime {
         if stub.is_deployed() {
             stub.wake().await;
         }
-        if live.await? { Ok(stub) } else { Err(stub.not_in_time()) }
+        match live.await? {
+            Liveness::Live => Ok(stub),
+            other => Err(stub.not_live(other)),
+        }
     }
 
     /// Returns a stub like [`Self::deploy_protostub`], but waits only until it is deployed (step
@@ -301,53 +369,91 @@ impl Runtime {
 
     /// Runs a future on the library's own threads, where a round trip over the bus is fastest. Use
     /// it for a listener that must not wait to be woken on other threads. The shutdown drops the
-    /// future.
+    /// future. A future that itself calls [`Self::shutdown`] continues with the outcome, up to its
+    /// next wait.
     pub fn spawn_inside(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.context().stop.clone();
-        let mut task = self.context().spawn(task);
+        let (stop, callers) = (self.context().stop.clone(), Arc::clone(&self.inner.callers_inside));
+        // The shutdown waits for the second task alone: the future may wait for the shutdown.
+        let mut task = self.context().threads.spawn(task);
         // This is a task of its own, so that the future does not check for the shutdown at each
         // message.
         self.context().spawn(async move {
             tokio::select! {
-                () = stop.cancelled() => task.abort(),
+                () = stop.cancelled() => {}
                 // The result does not matter: no caller waits for it.
-                _ = &mut task => {}
+                _ = &mut task => return,
+            }
+            if !callers.has(task.id()) {
+                task.abort();
+                let _ = task.await;
             }
         });
     }
 
     /// Shuts down gracefully: deployments stop, stubs disconnect within their grace time, and
-    /// waiting messages are answered with 503. Returns when all of it is done, or after `deadline`.
+    /// waiting messages are answered with 503. Returns when all of it is done, or after `deadline`,
+    /// even if a callback or a rule of the host program blocks the runtime's threads.
     ///
     /// The shutdown continues if the future is dropped. Further calls, on any clone, wait for the
     /// same shutdown and return its outcome: the first call's `deadline` counts. After its end, the
     /// threads of the runtime are gone; see [what methods return then](Runtime#after-the-shutdown).
     pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
+        let _inside = self.inner.callers_inside.enter(&self.context().threads);
         let registry = self.inner.registry.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(registry) = registry {
-            let ending = end(Arc::clone(self.context()), registry, deadline);
-            let (threads, outcome) = (Arc::clone(&self.inner.threads), Arc::clone(&self.inner.outcome));
-            let context = Arc::clone(self.context());
-            // The tracker does not know this task, which waits for the tracker.
-            self.context().threads.spawn(async move {
-                let ended = ending.await;
-                stop_at_once(&context, &threads);
+            let (context, threads) = (Arc::clone(self.context()), Arc::clone(&self.inner.threads));
+            let (outcome, callers) = (Arc::clone(&self.inner.outcome), Arc::clone(&self.inner.callers_inside));
+            let ending = async move {
+                let ended = end(&context, registry, deadline).await;
+                stop_at_once(&context);
                 let _ = outcome.set(ended);
-            });
+                let _in_time = timeout(HANDOVER, callers.have_outcome()).await;
+                threads.stop();
+            };
+            run_apart(&self.context().threads, ending);
         }
         self.inner.outcome.wait().await.clone()
     }
 }
 
+/// Maximum time for which the runtime's threads stay for the callers of the shutdown that run on
+/// them.
+const HANDOVER: Duration = Duration::from_secs(1);
+/// Maximum part of a shutdown's deadline that is left for the last statuses of the stubs.
+const LAST_STATUSES: Duration = Duration::from_millis(100);
+
+/// Runs the end of a runtime on a thread of its own, because the runtime's threads may be blocked.
+/// Without such a thread, it runs on the runtime's threads.
+fn run_apart(threads: &Handle, ending: impl Future<Output = ()> + Send + 'static) {
+    let (give, take) = std::sync::mpsc::channel();
+    let clock = runtime::Builder::new_current_thread().enable_time().build();
+    let apart = clock.and_then(|clock| {
+        thread::Builder::new().name("protostub-end".to_owned()).spawn(move || {
+            if let Ok(ending) = take.recv() {
+                clock.block_on(ending);
+            }
+        })
+    });
+    match apart {
+        Ok(_) => drop(give.send(ending)),
+        Err(error) => {
+            tracing::debug!(target: "protostub", %error, "failed to start a thread for the shutdown");
+            threads.spawn(ending);
+        }
+    }
+}
+
 /// Lets the stubs end, and returns the outcome.
-async fn end(context: Arc<RuntimeContext>, registry: JoinHandle<()>, deadline: Duration) -> Shutdown {
+async fn end(context: &RuntimeContext, registry: JoinHandle<()>, within: Duration) -> Shutdown {
+    let by = deadline(Instant::now(), within);
     let before = context.registry.records();
     context.registry.close();
+    context.bus.announce_shutdown(SHUTTING_DOWN);
     context.stop.cancel();
     context.tasks.close();
-    let _in_time = tokio::time::timeout(deadline, context.tasks.wait()).await;
+    let _in_time = timeout_at(by - LAST_STATUSES.min(within / 10), context.tasks.wait()).await;
     context.stubs_ended.cancel();
-    let _heard_all = registry.await;
+    let _heard_all = timeout_at(by, registry).await;
     // Stubs have disconnected over the bus. The open requests of hyperties end here.
     context.end(SHUTTING_DOWN);
     let left = context.registry.records();
@@ -357,7 +463,7 @@ async fn end(context: Arc<RuntimeContext>, registry: JoinHandle<()>, deadline: D
 }
 
 /// Ends the rest of a runtime without waiting.
-fn stop_at_once(context: &RuntimeContext, threads: &Mutex<Option<Threads>>) {
+fn stop_at_once(context: &RuntimeContext) {
     context.registry.close();
     context.stop.cancel();
     context.end("the runtime is gone");
@@ -369,16 +475,12 @@ fn stop_at_once(context: &RuntimeContext, threads: &Mutex<Option<Threads>>) {
     }
     context.changes.close();
     context.engine.clear();
-    // The runtime must not wait for its threads on one of them, nor in the host program's async
-    // tasks.
-    if let Some(threads) = threads.lock().unwrap_or_else(PoisonError::into_inner).take() {
-        threads.shutdown_background();
-    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        stop_at_once(&self.context, &self.threads);
+        stop_at_once(&self.context);
+        self.threads.stop();
     }
 }
 

@@ -1,4 +1,9 @@
-use std::{collections::BTreeMap, fmt, future::Future, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::{Future, pending},
+    sync::Arc,
+};
 
 use protostub_sandbox::CrashReport;
 use protostub_types::{Address, Domain, Sha256Digest, StatusReport, StubKey, Version};
@@ -10,7 +15,7 @@ use crate::{
     command::Command,
     context::RuntimeContext,
     deploy,
-    error::{ConnectError, DeployError, DeployErrorKind, Phase, StubGone},
+    error::{ConnectError, DeployError, DeployErrorKind, Phase, StubGone, failure_text},
     identity::{Credential, CredentialError},
     record::StubRecord,
     registration::{Registration, RegistrationHandle},
@@ -24,6 +29,17 @@ use crate::{
 pub struct Protostub {
     context: Arc<RuntimeContext>,
     record: Arc<StubRecord>,
+}
+
+/// The outcome of the wait until a stub is live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Liveness {
+    /// The stub was live in time.
+    Live,
+    /// The stub was not live in time.
+    Late,
+    /// The stub was told to disconnect.
+    ToldToDisconnect,
 }
 
 impl Protostub {
@@ -118,7 +134,8 @@ impl Protostub {
         self.record.status.watch()
     }
 
-    /// Waits until the stub is live, or has been live since the call, even for a moment.
+    /// Waits until the stub is live, or has been live since the call, even for a moment. The wait
+    /// has no limit while the stub cannot connect, or was told to [disconnect](Self::disconnect).
     ///
     /// # Errors
     /// If the stub ends instead.
@@ -143,33 +160,42 @@ impl Protostub {
     }
 
     /// Waits like [`Self::live_from_now`], but for a stub that was live before only for the connect
-    /// timeout: an outage does not end the stub. Returns `false` if the stub was not live in time.
+    /// timeout: an outage does not end the stub. Does not wait for a stub that was told to
+    /// disconnect.
     ///
     /// A stub that was never live ends at its own timeout.
-    pub(crate) fn live_in_time(&self) -> impl Future<Output = Result<bool, StubGone>> {
+    pub(crate) fn live_in_time(&self) -> impl Future<Output = Result<Liveness, StubGone>> {
         let (live, was_live) = (self.live_from_now(), self.record.status.was_live());
         let time = self.context.config.lifecycle.connect_timeout;
         async move {
-            if !was_live {
-                return live.await.map(|()| true);
-            }
             // On the library's threads: the caller's runtime may have another clock, or none.
             let timer = async move {
                 sleep(time).await;
             };
-            let late = AbortOnDropHandle::new(self.context.threads.spawn(timer));
+            let timer = was_live.then(|| AbortOnDropHandle::new(self.context.threads.spawn(timer)));
+            let too_late = async {
+                match timer {
+                    Some(timer) => drop(timer.await),
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                live = live => live.map(|()| true),
-                _ = late => Ok(false),
+                live = live => live.map(|()| Liveness::Live),
+                () = self.record.until_told_to_disconnect() => Ok(Liveness::ToldToDisconnect),
+                () = too_late => Ok(Liveness::Late),
             }
         }
     }
 
-    /// Returns the error of a stub that was not live in time.
-    pub(crate) fn not_in_time(&self) -> DeployError {
+    /// Returns the error of a stub that is not live.
+    pub(crate) fn not_live(&self, liveness: Liveness) -> DeployError {
         let after = self.context.config.lifecycle.connect_timeout;
-        DeployError { key: self.key().clone(), phase: Phase::Connecting, kind: DeployErrorKind::ConnectTimeout { after } }
+        let kind = match liveness {
+            Liveness::ToldToDisconnect => DeployErrorKind::Disconnected,
+            Liveness::Live | Liveness::Late => DeployErrorKind::ConnectTimeout { after },
+        };
+        DeployError { key: self.key().clone(), phase: Phase::Connecting, kind }
     }
 
     pub(crate) fn is_deployed(&self) -> bool {
@@ -269,13 +295,17 @@ impl Protostub {
         &self,
         task: impl Future<Output = Result<T, UpdateError>> + Send + 'static,
     ) -> Result<T, UpdateError> {
-        let gone = || {
-            let gone = self.record.gone().unwrap_or_else(|| StubGone::shut_down(self.key()));
-            UpdateError { key: self.key().clone(), kind: UpdateErrorKind::Gone(gone) }
-        };
         let stop = self.context.stop.clone();
         let ended = self.context.spawn(async move { stop.run_until_cancelled(task).await }).await;
-        ended.ok().flatten().unwrap_or_else(|| Err(gone()))
+        let kind = match ended {
+            Ok(Some(outcome)) => return outcome,
+            Err(error) if error.is_panic() => {
+                let reason = failure_text(format_args!("the task ended unexpectedly: {error}"));
+                UpdateErrorKind::Obtain(Box::new(DeployErrorKind::Failed { reason }))
+            }
+            Ok(None) | Err(_) => UpdateErrorKind::Gone(self.record.gone().unwrap_or_else(|| StubGone::shut_down(self.key()))),
+        };
+        Err(UpdateError { key: self.key().clone(), kind })
     }
 }
 

@@ -1,7 +1,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use protostub_bus::Inbox;
-use protostub_types::SafeText;
+use protostub_types::{HookPanicked, SafeText};
 
 use crate::CrashReport;
 
@@ -22,6 +22,15 @@ pub enum SandboxError {
         setting: &'static str,
         /// The problem, with the remedy.
         problem: String,
+    },
+    /// An import of the host program's own panicked.
+    #[error("failed to make the data of the import `{interface}`")]
+    Import {
+        /// The interface.
+        interface: &'static str,
+        /// The panic.
+        #[source]
+        source: HookPanicked,
     },
     /// wasmtime could not make the store.
     #[error("wasmtime could not make a store")]

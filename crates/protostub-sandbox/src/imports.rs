@@ -5,10 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use protostub_types::{Address, Domain, Sha256Digest};
+use protostub_types::{Address, Domain, Sha256Digest, call_hook};
 use wasmtime::component::Linker;
 
-use crate::{EngineError, state::StubState};
+use crate::{EngineError, SandboxError, state::StubState};
 
 /// An interface of the host program's own. Stubs may import it if it is granted to their domain.
 ///
@@ -18,7 +18,7 @@ use crate::{EngineError, state::StubState};
 ///
 /// [`Limits::hostcall_bytes`](crate::Limits::hostcall_bytes) bounds the arguments of a call. The
 /// functions themselves have to bound the data that they keep. A function that returns wasmtime's
-/// `Err` ends the stub as a trap does.
+/// `Err` ends the stub as a trap does. A function that panics ends the stub, without a restart.
 pub trait HostImport: Send + Sync + 'static {
     /// The interface as components import it, with its version: `acme:store/kv@1.0.0`.
     const INTERFACE: &'static str;
@@ -27,11 +27,12 @@ pub trait HostImport: Send + Sync + 'static {
     type Data: Send + 'static;
 
     /// Makes the data of a new instance of this stub. Called before any code of the instance runs.
+    /// A panic fails the start of the instance.
     fn data(&self, stub: &StubInfo) -> Self::Data;
 
     /// Defines the interface's functions. `data` leads from the state of an instance to the result
     /// of [`Self::data`] for it. The `add_to_linker` that `bindgen!` generates takes `data` with
-    /// `HasSelf<Self::Data>`.
+    /// `HasSelf<Self::Data>`. A panic counts as an error.
     ///
     /// # Errors
     /// wasmtime's, if one of the functions is defined already.
@@ -72,7 +73,7 @@ impl Import {
     }
 
     fn add_to_linker(&self, linker: &mut Linker<StubState>) -> wasmtime::Result<()> {
-        self.import.add_to_linker(linker)
+        call_hook("HostImport::add_to_linker", || self.import.add_to_linker(linker))?
     }
 }
 
@@ -101,8 +102,17 @@ impl<I: HostImport> AnyImport for I {
 pub(crate) struct ImportData(Vec<(TypeId, Box<dyn Any + Send>)>);
 
 impl ImportData {
-    pub(crate) fn new(imports: &[Import], stub: &StubInfo) -> Self {
-        Self(imports.iter().map(|import| (import.key, import.import.data(stub))).collect())
+    /// Makes the data.
+    ///
+    /// # Errors
+    /// If an import panics.
+    pub(crate) fn new(imports: &[Import], stub: &StubInfo) -> Result<Self, SandboxError> {
+        let data = imports.iter().map(|import| {
+            let data = call_hook("HostImport::data", || import.import.data(stub));
+            let data = data.map_err(|source| SandboxError::Import { interface: import.interface, source })?;
+            Ok((import.key, data))
+        });
+        Ok(Self(data.collect::<Result<_, _>>()?))
     }
 
     /// Returns the data of an import. The instance's linker has the functions of exactly those

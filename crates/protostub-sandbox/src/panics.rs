@@ -1,25 +1,16 @@
 //! Panics of the compiler, as texts of one line.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use protostub_types::panic_message;
 
 /// Runs the compiler.
 ///
 /// # Errors
-/// If the compiler panics: the [text](text_of) of the panic.
+/// If the compiler panics: the [message](panic_message) of the panic.
 pub(crate) fn catch<T>(compile: impl FnOnce() -> T) -> Result<T, String> {
     // Safe to go on afterwards: the panic drops all that this compilation has made.
-    catch_unwind(AssertUnwindSafe(compile)).map_err(|payload| text_of(&*payload).to_owned())
-}
-
-/// Returns the first line of a panic's message. The other lines may be a backtrace of thousands of
-/// characters.
-pub(crate) fn text_of(payload: &(dyn Any + Send)) -> &str {
-    let message = payload.downcast_ref::<&str>().copied();
-    let message = message.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    message.map(first_line).filter(|line| !line.is_empty()).unwrap_or("the panic has no message")
+    catch_unwind(AssertUnwindSafe(compile)).map_err(|payload| panic_message(&*payload).to_owned())
 }
 
 /// Returns the first line with text, without blanks around it.
@@ -29,6 +20,8 @@ pub(crate) fn first_line(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::any::Any;
+
     use super::*;
 
     #[test]

@@ -64,7 +64,7 @@ impl Sandbox {
         check(&config, engine.config())?;
         let Limits { cpu_per_second, cpu_per_call, hostcall_bytes, resource_handles, .. } = config.limits;
         let stub = StubInfo { url: config.url.clone(), domain: config.domain.clone(), component: compiled.digest() };
-        let import_data = ImportData::new(compiled.own_imports(), &stub);
+        let import_data = ImportData::new(compiled.own_imports(), &stub)?;
         let (tick, link) = (engine.config().tick, Arc::<CallLink>::default());
         let meter = Meter::new(tick, cpu_per_second, Arc::clone(&link), Arc::clone(engine.long_calls()));
         let cpu = CpuBudget::new(tick, engine.ticks(cpu_per_call), link);

@@ -18,6 +18,7 @@
 //! * [`TokenBucket`]: a rate limit
 //! * [`Allowances`]: limits of a day or an hour, with a share for each party
 //! * [`Backoff`]: growing pauses between attempts
+//! * [`call_hook`], [`await_hook`]: calls of the host program's code, which may panic
 //!
 //! This crate does no I/O, spawns no task and depends on no async runtime.
 
@@ -28,6 +29,7 @@ mod descriptor;
 mod digest;
 mod domain;
 mod file_name;
+mod hook;
 mod json;
 mod key;
 mod message;
@@ -51,6 +53,7 @@ pub use descriptor::{
 pub use digest::{DigestError, Sha256Digest};
 pub use domain::{Domain, DomainError};
 pub use file_name::file_name;
+pub use hook::{HookPanicked, await_hook, call_hook, panic_message};
 pub use json::{json_indented, json_line};
 pub use key::StubKey;
 pub use message::{Body, MAX_HEADERS, MAX_HEADERS_BYTES, MAX_VIA, Message, MessageError, MessageId, MessageType};

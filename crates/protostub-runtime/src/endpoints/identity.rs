@@ -12,7 +12,7 @@ use crate::{
     launch::{key_of, load_stub},
     record::StubRecord,
     registry::Retry,
-    stub::Protostub,
+    stub::{Liveness, Protostub},
 };
 
 /// The body of an `execute` to `<runtime>/identity`. The crate's documentation shows it.
@@ -107,13 +107,13 @@ async fn log_in(
             stub.connect().await.map_err(|error| gone(&error))?;
         }
     }
-    let is_live = stub.live_in_time().await.map_err(|error| gone(&error))?;
+    let liveness = stub.live_in_time().await.map_err(|error| gone(&error))?;
     match credential {
-        Some(credential) if !is_live || record.login.credential().as_ref() != Some(&credential) => {
+        Some(credential) if liveness != Liveness::Live || record.login.credential().as_ref() != Some(&credential) => {
             record.login.forget_untrusted(&credential);
             Err((401, format!("the protocol stub of {key} could not connect with the credential")))
         }
-        None if !is_live => Err(unavailable(stub.not_in_time())),
+        None if liveness != Liveness::Live => Err(unavailable(stub.not_live(liveness))),
         _ => Ok(record),
     }
 }

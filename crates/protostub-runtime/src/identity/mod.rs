@@ -34,4 +34,4 @@ pub use table::StaticCredentials;
 pub(crate) use explicit::{ExplicitLogin, StubCredentials};
 pub(crate) use files::CredentialJson;
 pub(crate) use module::IdentityModule;
-pub(crate) use provider::Network;
+pub(crate) use provider::{Network, provider_panicked};

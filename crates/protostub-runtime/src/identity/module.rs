@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use protostub_types::{Backoff, Domain, deadline};
+use protostub_types::{Backoff, Domain, await_hook, call_hook, deadline};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Credential, CredentialError, CredentialProvider, CredentialRequest, Network};
+use super::{Credential, CredentialError, CredentialProvider, CredentialRequest, Network, provider_panicked};
 
 /// First and longest pause before a provider with a temporary failure is asked again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -57,13 +57,18 @@ impl IdentityModule {
 
     /// Tells the providers that the stub could not log in with the domain's credential.
     pub(crate) fn forget(&self, domain: &Domain) {
-        self.providers.iter().for_each(|provider| provider.forget(domain));
+        for provider in &self.providers {
+            if let Err(panicked) = call_hook("CredentialProvider::forget", || provider.forget(domain)) {
+                tracing::error!(target: "protostub", %domain, error = %panicked, "a credential provider failed");
+            }
+        }
     }
 
     async fn ask(&self, domain: &Domain, scope: Option<&str>) -> Result<Option<Credential>, CredentialError> {
         let request = CredentialRequest { domain, scope, network: &self.network };
         for provider in &self.providers {
-            match provider.credential(&request).await? {
+            let asked = await_hook("CredentialProvider::credential", || provider.credential(&request)).await;
+            match asked.map_err(provider_panicked)?? {
                 None => {}
                 Some(credential) if credential.is_expired() => {
                     let reason = format!("the credential for {domain} has expired; renew it at its source");

@@ -2,14 +2,14 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use protostub_egress::{Egress, EgressError, Grants, HttpClient, Protection};
-use protostub_types::Domain;
+use protostub_types::{Domain, HookPanicked, SafeText};
 use url::Url;
 
 use super::{Credential, CredentialError};
 
 /// A provider of credentials of domains. The Identity Module asks its providers in their order
 /// ([`RuntimeBuilder::credentials`](crate::RuntimeBuilder::credentials)). The first provider that
-/// knows the domain answers.
+/// knows the domain answers. A panic counts as a failure.
 #[async_trait]
 pub trait CredentialProvider: Send + Sync + 'static {
     /// Returns the credential for the request's domain. Returns `None` if the provider does not
@@ -38,6 +38,11 @@ pub trait CredentialProvider: Send + Sync + 'static {
     fn check(&self) -> Result<(), CredentialError> {
         Ok(())
     }
+}
+
+/// Returns the error of a provider that panicked.
+pub(crate) fn provider_panicked(panicked: HookPanicked) -> CredentialError {
+    CredentialError::Failed(SafeText::display(panicked))
 }
 
 /// A request to a [`CredentialProvider`].

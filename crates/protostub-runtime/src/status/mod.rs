@@ -51,10 +51,18 @@ impl StatusForm {
 /// The only writer of a stub's status. It outlives the stub's instances.
 #[derive(Debug)]
 pub(crate) struct StatusCell {
-    report: watch::Sender<StatusReport>,
+    shown: watch::Sender<Shown>,
     live_counter: Arc<LiveCounter>,
     /// `None` for the status of an instance that is not the stub's.
     outlet: Option<ChangeOutlet>,
+}
+
+/// The current status, as watches see it.
+#[derive(Debug)]
+struct Shown {
+    report: StatusReport,
+    /// `true` if no other status follows.
+    is_last: bool,
 }
 
 /// The number of times that the stub became live. A waiter may come too late to see a short `live`,
@@ -78,7 +86,8 @@ impl StatusCell {
     }
 
     fn with(status: StubStatus, outlet: Option<ChangeOutlet>) -> Self {
-        Self { report: watch::Sender::new(StatusReport::first(status)), live_counter: Arc::default(), outlet }
+        let shown = Shown { report: StatusReport::first(status), is_last: false };
+        Self { shown: watch::Sender::new(shown), live_counter: Arc::default(), outlet }
     }
 
     /// Publishes the first status.
@@ -95,20 +104,28 @@ impl StatusCell {
     }
 
     pub(crate) fn current(&self) -> StatusReport {
-        self.report.borrow().clone()
+        self.shown.borrow().report.clone()
     }
 
     pub(crate) fn watch(&self) -> StatusWatch {
-        StatusWatch { reports: self.report.subscribe(), live_counter: Arc::clone(&self.live_counter) }
+        let shown = self.shown.subscribe();
+        let seen = shown.borrow().report.sequence;
+        StatusWatch { shown, seen, live_counter: Arc::clone(&self.live_counter) }
+    }
+
+    /// Makes the current status the last one: all watches end.
+    pub(crate) fn end(&self) {
+        self.live_counter.end();
+        self.shown.send_modify(|shown| shown.is_last = true);
     }
 
     /// Advances to `status` if it can follow the current one. Returns `None` if it is the current
-    /// one. The error is for the stub's author.
+    /// one, or the last one. The error is for the stub's author.
     pub(crate) fn advance(&self, status: StubStatus, reason: Option<SafeText>) -> Result<Option<StatusReport>, String> {
         let _turn = self.outlet.as_ref().map(ChangeOutlet::turn);
         let mut outcome = Ok(None);
-        self.report.send_if_modified(|current| {
-            if current.status == status && current.reason == reason {
+        self.shown.send_if_modified(|Shown { report: current, is_last }| {
+            if *is_last || (current.status == status && current.reason == reason) {
                 return false;
             }
             if current.status != status && !current.status.may_become(status) {
@@ -170,7 +187,9 @@ impl LiveCounter {
 /// A stub's status, now and whenever it changes. Works in any async runtime.
 #[derive(Debug, Clone)]
 pub struct StatusWatch {
-    reports: watch::Receiver<StatusReport>,
+    shown: watch::Receiver<Shown>,
+    /// The number of the last status that this watch has returned, or began with.
+    seen: u64,
     live_counter: Arc<LiveCounter>,
 }
 
@@ -178,25 +197,32 @@ impl StatusWatch {
     /// Returns the current status.
     #[must_use]
     pub fn current(&self) -> StatusReport {
-        self.reports.borrow().clone()
+        self.shown.borrow().report.clone()
     }
 
-    /// Waits for a status that this watch has not seen yet. Returns `None` once the stub is gone
-    /// and its last status was seen. The watch may skip quick changes. Subscribe to `<stub>/status`
-    /// to get all of them.
+    /// Waits for a status that this watch has not seen yet. Returns `None` once the stub has ended
+    /// and its last status was seen, even if handles of the stub still exist. The watch may skip
+    /// quick changes. Subscribe to `<stub>/status` to get all of them.
     pub async fn changed(&mut self) -> Option<StatusReport> {
-        self.reports.changed().await.ok()?;
-        Some(self.reports.borrow_and_update().clone())
+        let seen = self.seen;
+        let new = self.next(|report| report.sequence > seen).await;
+        (new.sequence > seen).then_some(new)
     }
 
     /// Waits until `done` holds for the status, beginning with the current one, and returns that
-    /// status. Returns the last status of a stub that is gone.
-    pub async fn until(&mut self, mut done: impl FnMut(&StatusReport) -> bool + Send) -> StatusReport {
-        match self.reports.wait_for(|now| done(now)).await {
-            Ok(now) => return now.clone(),
-            Err(_gone) => {}
-        }
-        self.current()
+    /// status. Returns the last status of a stub that has ended.
+    pub async fn until(&mut self, done: impl FnMut(&StatusReport) -> bool + Send) -> StatusReport {
+        self.next(done).await
+    }
+
+    /// Waits until `done` holds for the status, or until the status is the last one.
+    async fn next(&mut self, mut done: impl FnMut(&StatusReport) -> bool + Send) -> StatusReport {
+        let waited = self.shown.wait_for(|shown| shown.is_last || done(&shown.report)).await;
+        let report = waited.map(|shown| shown.report.clone());
+        // Without the cell, no other status follows.
+        let report = report.unwrap_or_else(|_| self.current());
+        self.seen = report.sequence;
+        report
     }
 
     /// Waits until the stub is live, or has been live since this call, even for a moment. Returns
@@ -204,7 +230,7 @@ impl StatusWatch {
     pub(crate) fn until_live_once(self) -> impl Future<Output = bool> {
         // The counter is read first, so that a change in between counts.
         let live_counter = self.live_counter.count();
-        let is_live = self.reports.borrow().status == StubStatus::Live;
+        let is_live = self.shown.borrow().report.status == StubStatus::Live;
         async move { is_live || self.live_counter.more_than(live_counter).await }
     }
 }
@@ -254,5 +280,26 @@ mod tests {
         let mut gone = pin!(waiting());
         drop(cell);
         assert_eq!(gone.as_mut().poll(&mut context), Poll::Ready(false));
+    }
+
+    #[test]
+    fn watch_of_a_last_status_ends_after_it() {
+        let mut context = Context::from_waker(Waker::noop());
+        let cell = StatusCell::at(StubStatus::Live);
+        let (mut watch, mut late) = (cell.watch(), cell.watch());
+        let mut polled = |watch: &mut StatusWatch| match pin!(watch.changed()).poll(&mut context) {
+            Poll::Ready(report) => Poll::Ready(report.map(|report| report.status)),
+            Poll::Pending => Poll::Pending,
+        };
+        assert_eq!(polled(&mut watch), Poll::Pending);
+        cell.advance(StubStatus::Dead, None).expect("the order of statuses");
+        assert_eq!(polled(&mut watch), Poll::Ready(Some(StubStatus::Dead)));
+        assert_eq!(polled(&mut watch), Poll::Pending);
+        cell.end();
+        assert_eq!(cell.advance(StubStatus::Dead, Some("again".into())), Ok(None));
+        assert_eq!(polled(&mut watch), Poll::Ready(None));
+        assert_eq!(polled(&mut late), Poll::Ready(Some(StubStatus::Dead)));
+        assert_eq!(polled(&mut late), Poll::Ready(None));
+        assert_eq!(polled(&mut cell.watch()), Poll::Ready(None));
     }
 }

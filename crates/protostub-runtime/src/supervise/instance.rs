@@ -7,10 +7,10 @@ use std::{
 };
 
 use protostub_sandbox::{DisconnectReason, Ended, StubHandle, StubTask};
-use protostub_types::{StatusReport, StubStatus, deadline};
+use protostub_types::{SafeText, StatusReport, StubStatus, deadline};
 use tokio::{
     sync::oneshot,
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
     time::{Duration, Instant, sleep_until, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -93,7 +93,10 @@ impl Instance {
                 connect(&handle, credential).await
             });
             let asking = AbortOnDropHandle::new(asking);
-            Box::pin(async move { asking.await.unwrap_or(Ok(())) })
+            Box::pin(async move {
+                // A task that is cancelled ends with the runtime.
+                asking.await.unwrap_or_else(|error| if error.is_panic() { Err(lost(&error)) } else { Ok(()) })
+            })
         };
         self.login = Some(PendingLogin { result, done: done.into_iter().collect() });
     }
@@ -151,6 +154,11 @@ pub(super) async fn until(instant: Option<Instant>) {
         Some(instant) => sleep_until(instant).await,
         None => future::pending().await,
     }
+}
+
+/// Returns the error of a login whose task panicked.
+fn lost(error: &JoinError) -> CredentialError {
+    CredentialError::Failed(SafeText::display(format_args!("the login ended unexpectedly: {error}")))
 }
 
 /// Tells an instance to connect.

@@ -95,6 +95,10 @@ impl Supervisor {
                 (None, _) => self.next_event().await,
             };
         };
+        if end == End::Shutdown {
+            // The stopped instance would answer these requests without the reason.
+            self.context.bus.fail_taken(&self.record.mailbox, 503, &self.refusal());
+        }
         self.stop().await;
         self.clear_up(end);
     }
@@ -111,8 +115,14 @@ impl Supervisor {
 
     async fn perform(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::AcceptMessages => self.record.mailbox.refuse(None),
-            Action::RefuseMessages => self.record.mailbox.refuse(Some((503, self.refusal()))),
+            Action::AcceptMessages => {
+                self.record.mailbox.refuse(None);
+                self.record.set_told_to_disconnect(false);
+            }
+            Action::RefuseMessages => {
+                self.record.mailbox.refuse(Some((503, self.refusal())));
+                self.record.set_told_to_disconnect(!matches!(self.state, State::Ended(_)));
+            }
             Action::FailWaiting => self.context.bus.fail_waiting(&self.record.mailbox, 503, &self.refusal()),
             Action::HoldCredential => {
                 if let Some(Command::Connect { credential, .. }) = self.command.as_deref_mut()

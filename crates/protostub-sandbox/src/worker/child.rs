@@ -1,6 +1,6 @@
 use std::io::{self, Read as _, Write as _};
 
-use protostub_types::Sha256Digest;
+use protostub_types::{Sha256Digest, panic_message};
 
 use super::{CompileRequest, REPLY_MAGIC, REQUEST_BYTES, ReplyKind};
 use crate::{
@@ -39,7 +39,7 @@ pub fn compile_worker() -> io::Result<()> {
     // The default hook would also print a backtrace. The process has no other work than this one,
     // so no other code needs the hook.
     std::panic::set_hook(Box::new(|panic| {
-        let _ = writeln!(io::stderr(), "a panic: {}", panics::text_of(panic.payload()));
+        let _ = writeln!(io::stderr(), "a panic: {}", panic_message(panic.payload()));
     }));
     let mut component = Vec::new();
     io::stdin().read_to_end(&mut component)?;
