@@ -329,10 +329,11 @@ impl RuntimeBuilder {
 
     /// Sets a callback for crash reports. It gets the report of every instance that crashed or
     /// exceeded a limit, also during its start. The callback runs in the task of the stub: it must
-    /// not block, and should be fast. A panic is logged, and has no effect on the stub. Reports over
-    /// [`Limits::crash_reports_per_hour`] or [`TotalSettings::max_crash_reports_per_hour`] are left
-    /// out, and counted. [`Protostub::last_crash`](crate::Protostub::last_crash) returns a deployed
-    /// stub's last report.
+    /// not block, and should be fast. A panic is logged, and has no effect on the stub.
+    ///
+    /// Reports over [`Limits::crash_reports_per_hour`] or
+    /// [`TotalSettings::max_crash_reports_per_hour`] are left out, and counted.
+    /// [`Protostub::last_crash`](crate::Protostub::last_crash) returns a deployed stub's last report.
     pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
         self.crashes = Observer::new("on_crash", hook);
         self
