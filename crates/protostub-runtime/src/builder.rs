@@ -333,7 +333,8 @@ impl RuntimeBuilder {
     ///
     /// Reports over [`Limits::crash_reports_per_hour`] or
     /// [`TotalSettings::max_crash_reports_per_hour`] are left out, and counted.
-    /// [`Protostub::last_crash`](crate::Protostub::last_crash) returns a deployed stub's last report.
+    /// [`Protostub::last_crash`](crate::Protostub::last_crash) returns a deployed stub's last
+    /// report.
     pub fn on_crash(mut self, hook: impl Fn(&StubKey, &CrashReport) + Send + Sync + 'static) -> Self {
         self.crashes = Observer::new("on_crash", hook);
         self
