@@ -83,6 +83,7 @@ impl Shared {
         let mut life = self.life.clone();
         loop {
             let seen = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return None,
                 seen = life.wait_for(|life| life.is_up) => *seen.ok()?,
             };
@@ -120,6 +121,7 @@ impl Load {
                 let mut clock = clock();
                 loop {
                     let seen = tokio::select! {
+                        biased;
                         () = shared.stop.cancelled() => return,
                         seen = life.wait_for(|life| life.is_up) => seen.map_or(0, |life| life.number),
                     };
