@@ -6,7 +6,7 @@ use protostub_runtime::{DeployErrorKind, Message};
 use serde_json::json;
 use tokio::time::advance;
 
-use crate::support::{TestRuntime, builder};
+use crate::support::{TestRuntime, builder, follow};
 
 const TIMEOUT: Duration = Duration::from_millis(200);
 /// Time by which the tests advance the paused clock.
@@ -36,12 +36,14 @@ async fn request_times_out_by_the_librarys_clock() {
 #[tokio::test(start_paused = true)]
 async fn deployment_waits_by_the_librarys_clock() {
     let builder = builder().connect_timeout(5 * TIMEOUT);
-    let TestRuntime { runtime, .. } = TestRuntime::of_actors(builder, &["sp1.example"], &json!({})).await;
-    let stub = runtime.deploy_protostub("sp1.example").await.expect("a stub");
-    // The stub stays disconnected until the next `connect`.
-    stub.disconnect().await.expect("the stub runs");
+    let TestRuntime { runtime, app } = TestRuntime::of_actors(builder, &["sp1.example"], &json!({})).await;
+    runtime.deploy_protostub("sp1.example").await.expect("a stub");
+    let disconnected = json!({ "do": "publish", "status": "disconnected", "reason": "no route" });
+    let attempts = vec![disconnected.clone(); 100];
+    let outage = json!([{ "do": "next-connects", "orders": attempts }, disconnected]);
+    follow(&app, "hyperty://sp1.example/alice", outage).await.expect("code 200");
     let begin = Instant::now();
-    let error = runtime.deploy_protostub("sp1.example").await.expect_err("the stub is disconnected");
+    let error = runtime.deploy_protostub("sp1.example").await.expect_err("the server is away");
     assert!(matches!(error.kind, DeployErrorKind::ConnectTimeout { .. }), "{error:?}");
     assert!(begin.elapsed() >= 5 * TIMEOUT, "the deployment waited for {:?}", begin.elapsed());
 }
