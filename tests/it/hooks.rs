@@ -435,6 +435,7 @@ async fn import_function_that_panics_ends_its_stub() {
     assert_eq!(soon(read("sp1.example")).await.expect_err("the stub ends").code, 502);
     let last = soon(stub.watch().until(|report| report.status == StubStatus::Failed)).await;
     assert!(last.reason.expect("a reason").contains("the fuse blew"));
+    soon(stub.until_live()).await.expect_err("the stub has ended, and its key is free");
     assert_eq!(soon(read("sp2.example")).await.expect("a reply").code(), Some(200));
     let again = soon(runtime.deploy_protostub("sp1.example")).await.expect("another stub");
     assert_eq!(soon(read("sp1.example")).await.expect("a reply").code(), Some(200));
