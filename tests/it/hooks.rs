@@ -19,7 +19,8 @@ use async_trait::async_trait;
 use futures_util::{Stream, StreamExt as _};
 use protostub_runtime::{
     Bytes, Credential, CredentialError, CredentialProvider, CredentialRequest, Decision, Document, Domain, DomainSettings, Fault,
-    Hop, MemorySource, Policy, Resolver, RestartPolicy, Retire, Runtime, RuntimeBuilder, Source, SourceRequest, StubStatus,
+    Hop, MemorySource, Policy, Resolver, RestartPolicy, Retire, Runtime, RuntimeBuilder, SafeText, Source, SourceRequest,
+    StubStatus,
     imports::{HostImport, StubInfo, StubState, wasmtime},
 };
 use serde_json::json;
@@ -158,8 +159,7 @@ async fn ends_in_order(runtime: &Runtime) {
 
 /// Returns an error with all its causes.
 fn in_full(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    SafeText::chain(error).to_string()
 }
 
 /// The part of a source that panics.

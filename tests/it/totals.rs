@@ -2,13 +2,12 @@
 //! new deployments do not reset.
 
 use std::{
-    error::Error,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use protostub_runtime::{
-    Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, RuntimeBuilder, StubKey, TotalSettings,
+    Hyperty, Limits, MemorySource, Message, Protostub, RestartPolicy, Runtime, RuntimeBuilder, SafeText, StubKey, TotalSettings,
 };
 use serde_json::json;
 
@@ -131,12 +130,7 @@ async fn memory_of_all_stubs_refuses_deployments_by_name() {
         assert!(stubs.len() < 10, "all stubs start");
     };
     assert!(stubs.len() > 2, "{} stubs: {error}", stubs.len());
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told += &format!(": {error}");
-        cause = error.source();
-    }
+    let told = SafeText::chain(&error);
     assert!(told.contains("all stubs share 8388608") && told.contains("`max-memory-bytes`"), "{told}");
     // Other stubs work on, and the memory of a stub that has ended is free.
     let app = runtime.register_hyperty("hyperty://home.example/app").await.expect("a hyperty");

@@ -183,7 +183,8 @@ impl Folder {
             let Some(subject) = subject.filter(|_| entry.file_type().is_ok_and(|kind| kind.is_file())) else { continue };
             let bytes = match fs::File::open(&path).and_then(|file| read_at_most(file, max_bytes)) {
                 Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => continue,
+                // Another process that starts may have removed the file.
+                Err(error) if matches!(error.kind(), io::ErrorKind::FileTooLarge | io::ErrorKind::NotFound) => continue,
                 Err(error) => return Err(fail(&path, error)),
             };
             if Seal::has_tag(&bytes) {

@@ -19,7 +19,7 @@ mod writers;
 pub use self::{
     folder::private_folder,
     key::{KEY_BYTES, Key, restore_secret_key, secret_key},
-    partial::{create_partial, is_partial, remove_abandoned},
+    partial::{create_partial, remove_abandoned},
     writers::OtherWriters,
 };
 

@@ -38,8 +38,7 @@ pub fn create_partial(folder: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// Returns `true` if an entry of a folder is such a file.
-#[must_use]
-pub fn is_partial(entry: &fs::DirEntry) -> bool {
+fn is_partial(entry: &fs::DirEntry) -> bool {
     entry.file_name().to_string_lossy().starts_with(PARTIAL)
 }
 

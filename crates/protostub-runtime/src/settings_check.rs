@@ -40,48 +40,36 @@ impl Settings {
     /// assert!(error.starts_with("`lifecycle.max-stubs` is 0, but"), "{error}");
     /// ```
     pub fn check(&self) -> Result<(), InvalidSetting> {
-        let Self {
-            worker_threads,
-            request_timeout,
-            max_queued_bytes,
-            network,
-            cache,
-            limits,
-            totals,
-            lifecycle,
-            restart,
-            domains,
-            ..
-        } = self;
         let root = Table(Vec::new());
-        root.at_least_one("worker-threads", *worker_threads, "a runtime needs a thread")?;
-        root.at_most("worker-threads", *worker_threads, MAX_THREADS)?;
-        root.longer_than_zero("request-timeout-seconds", *request_timeout, "no response would come in time")?;
-        if *request_timeout > MAX_REQUEST_TIMEOUT {
-            let most = MAX_REQUEST_TIMEOUT.as_secs();
-            let problem = format!("is {}, more than the longest timeout; set at most {most}", request_timeout.as_secs());
+        root.at_least_one("worker-threads", self.worker_threads, "a runtime needs a thread")?;
+        root.at_most("worker-threads", self.worker_threads, MAX_THREADS)?;
+        root.longer_than_zero("request-timeout-seconds", self.request_timeout, "no response would come in time")?;
+        if self.request_timeout > MAX_REQUEST_TIMEOUT {
+            let (seconds, most) = (self.request_timeout.as_secs(), MAX_REQUEST_TIMEOUT.as_secs());
+            let problem = format!("is {seconds}, more than the longest timeout; set at most {most}");
             return Err(root.invalid("request-timeout-seconds", problem));
         }
-        check_network(&root.inner("network"), network)?;
-        check_cache(&root.inner("cache"), cache)?;
-        check_limits(&root.inner("limits"), limits, &Limits::default())?;
-        check_totals(&root.inner("totals"), totals)?;
-        check_download(&root, &root.inner("limits"), limits, totals)?;
-        check_lifecycle(&root.inner("lifecycle"), lifecycle)?;
-        check_restart(&root.inner("restart"), restart)?;
-        let least = limits.body_bytes.saturating_mul(2);
-        if *max_queued_bytes < least {
-            let problem = format!("is {max_queued_bytes}, but a body of `limits.body-bytes` needs more; set at least {least}");
+        check_network(&root.inner("network"), &self.network)?;
+        check_cache(&root.inner("cache"), &self.cache)?;
+        check_limits(&root.inner("limits"), &self.limits, &Limits::default())?;
+        check_totals(&root.inner("totals"), &self.totals)?;
+        check_download(&root.inner("limits"), &self.limits, &self.totals)?;
+        check_lifecycle(&root.inner("lifecycle"), &self.lifecycle)?;
+        check_restart(&root.inner("restart"), &self.restart)?;
+        let (bytes, least) = (self.max_queued_bytes, self.limits.body_bytes.saturating_mul(2));
+        if bytes < least {
+            let problem = format!("is {bytes}, but a body of `limits.body-bytes` needs more; set at least {least}");
             return Err(root.invalid("max-queued-bytes", problem));
         }
         let domains_table = root.inner("domains");
-        domains.iter().try_for_each(|(domain, of_domain)| self.check_domain(&domains_table, domain, of_domain))
+        self.domains.iter().try_for_each(|(domain, of_domain)| self.check_domain(&domains_table, domain, of_domain))
     }
 
     fn check_domain(&self, domains: &Table, domain: &Domain, settings: &DomainSettings) -> Result<(), InvalidSetting> {
         let table = domains.inner(domain.as_str());
-        check_limits(&table.inner("limits"), &settings.limits.over(&self.limits), &self.limits)?;
-        check_download(&Table(Vec::new()), &table.inner("limits"), &settings.limits.over(&self.limits), &self.totals)?;
+        let limits = settings.limits.over(&self.limits);
+        check_limits(&table.inner("limits"), &limits, &self.limits)?;
+        check_download(&table.inner("limits"), &limits, &self.totals)?;
         check_restart(&table.inner("restart"), &settings.restart.over(&self.restart))?;
         let bytes = Value::from(settings.configuration.clone()).to_string().len();
         if bytes > MAX_CONFIGURATION_BYTES {
@@ -139,7 +127,7 @@ fn check_totals(table: &Table, totals: &TotalSettings) -> Result<(), InvalidSett
 
 /// Checks that a component has room among the downloads in memory, of which a domain has half at
 /// most. The error names the setting that differs from its default.
-fn check_download(root: &Table, table: &Table, limits: &Limits, totals: &TotalSettings) -> Result<(), InvalidSetting> {
+fn check_download(table: &Table, limits: &Limits, totals: &TotalSettings) -> Result<(), InvalidSetting> {
     let (component, memory) = (limits.component_bytes, totals.max_download_memory_bytes);
     let least = component.saturating_mul(2);
     if usize::try_from(memory).map_or(true, |memory| memory >= least) {
@@ -152,7 +140,7 @@ fn check_download(root: &Table, table: &Table, limits: &Limits, totals: &TotalSe
         return Err(table.invalid("component-bytes", problem));
     }
     let problem = format!("is {memory}, less than twice `component-bytes`; set at least {least}");
-    Err(root.inner("totals").invalid("max-download-memory-bytes", problem))
+    Err(Table(vec!["totals".to_owned()]).invalid("max-download-memory-bytes", problem))
 }
 
 fn check_lifecycle(table: &Table, lifecycle: &LifecycleSettings) -> Result<(), InvalidSetting> {

@@ -189,7 +189,8 @@ pub enum Exceeded {
 
 impl Exceeded {
     /// Returns the name of the field of [`Limits`](crate::Limits) that holds the limit. The
-    /// engine's limits are `stack` and `max_memory_bytes`.
+    /// engine's limits are `stack` and `max_memory_bytes`: the runtime's name of
+    /// [`EngineConfig::max_total_memory_bytes`](crate::EngineConfig::max_total_memory_bytes).
     #[must_use]
     pub fn setting(&self) -> &'static str {
         match self {

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::deadline;
+
 /// Maximum number of parties that are counted apart in one window. All further parties share one
 /// account, so that the parties themselves take bounded memory.
 const MAX_PARTIES: usize = 16_384;
@@ -72,8 +74,7 @@ impl Allowances {
         // A panic cannot leave the numbers inconsistent: they are complete after every statement.
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         if now >= window.end {
-            let end = now.checked_add(self.period).unwrap_or(now);
-            *window = Window { end, used: 0, parties: HashMap::new() };
+            *window = Window { end: deadline(now, self.period), used: 0, parties: HashMap::new() };
         }
         let left = self.total.saturating_sub(window.used);
         let is_new = !window.parties.contains_key(party);

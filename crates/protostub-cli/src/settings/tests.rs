@@ -16,30 +16,18 @@ use crate::credentials::Place;
 #[test]
 fn example_settings_state_the_defaults() {
     let settings = Settings::read(Path::new("protostub.example.toml")).unwrap();
-    let RuntimeSettings {
-        home,
-        request_timeout,
-        max_queued_bytes,
-        network,
-        cache,
-        limits,
-        totals,
-        lifecycle,
-        restart,
-        domains,
-        ..
-    } = &settings.runtime;
-    assert_eq!((home.as_ref().map(Domain::as_str), domains.len()), (Some("home.example"), 1));
+    let runtime = &settings.runtime;
+    assert_eq!((runtime.home.as_ref().map(Domain::as_str), runtime.domains.len()), (Some("home.example"), 1));
     // The values in the example are the defaults.
     let defaults = RuntimeSettings::default();
-    assert_eq!((request_timeout, max_queued_bytes), (&defaults.request_timeout, &defaults.max_queued_bytes));
-    assert_eq!((limits, totals), (&Limits::default(), &TotalSettings::default()));
-    assert_eq!(restart, &RestartPolicy::default());
-    assert_eq!((network, lifecycle), (&NetworkSettings::default(), &LifecycleSettings::default()));
-    let mut cache = cache.clone();
+    assert_eq!((runtime.request_timeout, runtime.max_queued_bytes), (defaults.request_timeout, defaults.max_queued_bytes));
+    assert_eq!((&runtime.limits, &runtime.totals), (&defaults.limits, &defaults.totals));
+    assert_eq!(runtime.restart, defaults.restart);
+    assert_eq!((&runtime.network, &runtime.lifecycle), (&defaults.network, &defaults.lifecycle));
+    let mut cache = runtime.cache.clone();
     assert_eq!(cache.dir.take(), Some("cache".into()));
-    assert_eq!(cache, CacheSettings::default());
-    for settings in domains.values() {
+    assert_eq!(cache, defaults.cache);
+    for settings in runtime.domains.values() {
         assert_eq!((&settings.limits, &settings.restart), (&LimitOverrides::default(), &RestartOverrides::default()));
     }
     let _builder = settings.builder().unwrap();

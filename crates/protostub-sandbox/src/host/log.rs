@@ -172,7 +172,6 @@ impl LogLines {
             lines.dropped += 1;
             let dropped = &mut lines.dropped_untold;
             *(if overdrawn.is_total { &mut dropped.over_total } else { &mut dropped.over_day }) += 1;
-            self.tell_overdrawn(overdrawn);
             return;
         }
         self.tell_dropped(lines);
@@ -191,10 +190,10 @@ impl LogLines {
         self.secrets.shown_cut(text, self.line_bytes)
     }
 
-    /// Charges a line with a text of this length.
+    /// Charges a line with a text of this length, and reports a refusal.
     fn charge(&self, bytes: usize) -> Result<(), Overdrawn> {
         let bytes = bytes + self.stub.as_str().len() + self.domain.as_str().len() + LINE_OVERHEAD_BYTES;
-        self.allowance.charge(u64::try_from(bytes).unwrap_or(u64::MAX))
+        self.allowance.charge(u64::try_from(bytes).unwrap_or(u64::MAX)).inspect_err(|overdrawn| self.tell_overdrawn(*overdrawn))
     }
 
     /// Reports that no line is left for today: once a day, and not for each line.
